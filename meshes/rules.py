@@ -1,0 +1,71 @@
+"""The one table from (role, dimension letter) to mesh axes; everything that is sharded asks here."""
+
+import dataclasses
+
+from jaxmoe.meshes.axes import STAGE
+from jaxmoe.meshes.errors import UsageError
+from jaxmoe.meshes.strategy import Strategy
+
+ROLES = ("attention", "expert", "router", "norm", "vocabulary", "activation")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PartitionRules:
+  """Mesh axes of every dimension under one strategy.
+
+  Letters: B batch, S sequence, L layers, D model width, H heads, G key-value heads, K head width, E experts,
+  F expert width, V vocabulary. A letter that a role does not list stays whole.
+  """
+
+  strategy: Strategy
+
+  def axes(self, role: str, letter: str) -> tuple[str, ...]:
+    """Mesh axes that split this dimension, `()` if it is whole."""
+    return self._table(role).get(letter, ())
+
+  def shards(self, role: str, letter: str) -> int:
+    """Parts that this dimension is split into."""
+    return self.strategy.size(*self.axes(role, letter))
+
+  def partition(self, role: str, letters: str) -> tuple[tuple[str, ...], ...]:
+    """One axis tuple a dimension, `partition("expert", "LEDF") -> (("stage",), ("expert",), (), ("tensor",))`.
+
+    Raises:
+      UsageError: two dimensions of one array would be split over the same axis.
+    """
+    entries = tuple(self.axes(role, letter) for letter in letters)
+    used = [axis for entry in entries for axis in entry]
+    for axis in used:
+      if used.count(axis) > 1:
+        raise UsageError(f"dimensions {letters} of role {role} use mesh axis {axis} twice: {entries}")
+    return entries
+
+  def local_shape(self, role: str, letters: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that one device holds.
+
+    Raises:
+      UsageError: a dimension that its axes do not divide.
+    """
+    self.partition(role, letters)
+    return tuple(self._local(role, letter, size) for letter, size in zip(letters, shape, strict=True))
+
+  def _local(self, role: str, letter: str, size: int) -> int:
+    parts = self.shards(role, letter)
+    if size % parts:
+      axes = " x ".join(self.axes(role, letter))
+      raise UsageError(f"dimension {letter}={size} of role {role} does not divide over {axes} = {parts} devices")
+    return size // parts
+
+  def _table(self, role: str) -> dict[str, tuple[str, ...]]:
+    s = self.strategy
+    tables = {
+      "attention": {"L": (STAGE,), "H": s.heads_over, "G": s.heads_over},
+      "expert": {"L": (STAGE,), "E": s.experts_over, "F": s.width_axes},
+      "router": {"L": (STAGE,)},
+      "norm": {"L": (STAGE,)},
+      "vocabulary": {"V": s.vocabulary_axes},
+      "activation": {"L": (STAGE,), "B": s.batch_axes, "H": s.heads_over, "G": s.heads_over},
+    }
+    if role not in tables:
+      raise UsageError(f"role must be one of {', '.join(ROLES)}, got {role!r}")
+    return tables[role]
