@@ -1,0 +1,1 @@
+"""Expert matmul kernels, each beside its reference."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Literal
 
 from jaxmoe.config.job import Job
 from jaxmoe.config.model import ModelConfig, nearest_divisor
@@ -9,6 +10,8 @@ from jaxmoe.meshes.cluster import Cluster
 from jaxmoe.meshes.errors import UsageError
 from jaxmoe.meshes.rules import PartitionRules
 from jaxmoe.meshes.strategy import Strategy
+
+ExpertNumbering = Literal["per_layer", "across_stages"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,6 +37,9 @@ class Reading:
 class Deployment:
   """What `place`, `estimate` and `verify` work on.
 
+  Attributes:
+    expert_numbering: how its document numbers experts: 0 to E-1 in every layer, or on through the stages.
+
   Raises:
     UsageError: the strategy needs more devices than the cluster has, or a dimension does not divide over its axes;
       the message names the field and the nearest legal value.
@@ -45,6 +51,7 @@ class Deployment:
   cluster: Cluster
   strategy: Strategy
   job: Job
+  expert_numbering: ExpertNumbering = "per_layer"
   document: str | None = None
   claims: tuple[Claim, ...] = ()
   readings: tuple[Reading, ...] = ()

@@ -1,0 +1,73 @@
+# Each target first installs what it needs into .venv, again only after pyproject.toml changed.
+
+# The first Python of at least 3.12; choose another with `make PYTHON=/path/to/python3 ...`.
+PYTHON ?= $(shell for python in python3 python3.13 python3.12; do \
+  "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null && echo "$$python" && break; done)
+
+BIN := .venv/bin
+OLDEST := .venv-oldest
+PYTEST := -m pytest -n 2
+
+.PHONY: demo test test-all test-oldest check format format-check lint types bench clean
+.DELETE_ON_ERROR:
+
+demo: .venv/installed
+	$(BIN)/jaxmoe demo
+
+test: .venv/installed-dev
+	$(BIN)/python $(PYTEST) -m "not slow"
+
+test-all: .venv/installed-dev
+	$(BIN)/python $(PYTEST)
+
+# The core of the suite on the lower bound of every dependency.
+test-oldest: $(OLDEST)/installed
+	$(OLDEST)/bin/python $(PYTEST) -m "not slow and not packaging"
+
+check: format-check lint types test
+
+format: .venv/installed-dev
+	$(BIN)/ruff check --fix --exit-zero --quiet .
+	$(BIN)/ruff format .
+
+format-check: .venv/installed-dev
+	$(BIN)/ruff format --check .
+
+lint: .venv/installed-dev
+	$(BIN)/ruff check .
+
+types: .venv/installed-dev
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+bench: .venv/installed
+	$(BIN)/python benchmarks/demo_parts.py
+
+clean:
+	rm -rf .venv $(OLDEST) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find jaxmoe kernels meshes tests examples benchmarks -name __pycache__ -prune -exec rm -rf {} +
+
+.venv/installed: pyproject.toml
+	@$(call make-venv,.venv)
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+.venv/installed-dev: pyproject.toml
+	@$(call make-venv,.venv)
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch .venv/installed $@
+
+$(OLDEST)/installed: pyproject.toml .ci/lower_bounds.py
+	@$(call make-venv,$(OLDEST))
+	$(OLDEST)/bin/python .ci/lower_bounds.py > $(OLDEST)/lower_bounds.txt
+	$(OLDEST)/bin/python -m pip install --quiet --editable '.[test]' --constraint $(OLDEST)/lower_bounds.txt
+	@touch $@
+
+define make-venv
+if [ -z "$(PYTHON)" ]; then \
+  echo "jaxmoe needs Python 3.12 or later, and none of python3, python3.13, python3.12 is one." >&2; \
+  echo "Install it, or name it: make PYTHON=/path/to/python3 $(MAKECMDGOALS)" >&2; exit 1; fi; \
+"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 12))' || { \
+  echo "$(PYTHON) is older than the Python 3.12 that jaxmoe needs, or is not a Python." >&2; exit 1; }; \
+[ -x $1/bin/python ] && $1/bin/python -m pip --version > /dev/null 2>&1 || "$(PYTHON)" -m venv --clear $1 || { \
+  echo "$(PYTHON) cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+endef

@@ -1,0 +1,147 @@
+"""Models, clusters and deployments by name from the installed catalogue, or by path from a user's file."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+from jaxmoe.config.deployment import Deployment
+from jaxmoe.config.files import closest, got, parse_mapping, read_mapping, shown
+from jaxmoe.config.huggingface import is_huggingface, model_from_huggingface
+from jaxmoe.config.model import ModelConfig
+from jaxmoe.config.schema import DeploymentForm, checked, cluster_from, deployment_from, model_from
+from jaxmoe.meshes.cluster import Cluster
+from jaxmoe.meshes.errors import UsageError
+
+_SUFFIXES = (".yaml", ".yml", ".json")
+
+
+def deployment_names() -> tuple[str, ...]:
+  return tuple(sorted(_entries("deployments")))
+
+
+def cluster_names() -> tuple[str, ...]:
+  return tuple(sorted(_entries("clusters")))
+
+
+def model_names() -> tuple[str, ...]:
+  return tuple(sorted(_entries("models")))
+
+
+def load_deployment(name_or_path: str) -> Deployment:
+  """The catalogue's deployment of this name, or the one in this file.
+
+  Raises:
+    UsageError: no such name or file, or a fault in it.
+  """
+  data, origin, folder = _open("deployments", name_or_path)
+  with _faults_of(origin):
+    return _deployment(data, folder)
+
+
+def load_cluster(name_or_path: str) -> Cluster:
+  """The catalogue's cluster of this name, or the one in this file; raises as `load_deployment` does."""
+  data, origin, _ = _open("clusters", name_or_path)
+  with _faults_of(origin):
+    return cluster_from(data)
+
+
+def load_model(name_or_path: str) -> ModelConfig:
+  """A model by its own name, a deployment's name, a model YAML, a deployment YAML or a Hugging Face `config.json`.
+
+  Raises:
+    UsageError: no such name or file, or a fault in it.
+  """
+  if name_or_path in _entries("deployments"):
+    return load_deployment(name_or_path).model
+  data, origin, folder = _open("models", name_or_path)
+  with _faults_of(origin):
+    return _deployment(data, folder).model if "strategy" in data else _model(data, name=_stem(origin))
+
+
+def _deployment(data: Mapping[str, Any], folder: Path | None) -> Deployment:
+  form = checked(DeploymentForm, data)
+  return deployment_from(form, model=_model_of(form, folder), cluster=_cluster_of(form, folder))
+
+
+def _model_of(form: DeploymentForm, folder: Path | None) -> ModelConfig:
+  """A deployment's model: written out, a name, or a model's file (not another deployment's: that could be this one)."""
+  if isinstance(form.model, dict):
+    return _model(form.model, name=form.name, prefix="model")
+  name = _reference("model", form.model)
+  if name in _entries("deployments"):
+    return load_deployment(name).model
+  data, origin, _ = _open("models", name, beside=folder)
+  with _faults_of(origin):
+    return _model(data, name=_stem(origin))
+
+
+def _cluster_of(form: DeploymentForm, folder: Path | None) -> Cluster:
+  if isinstance(form.cluster, dict):
+    return cluster_from(form.cluster, prefix="cluster")
+  data, origin, _ = _open("clusters", _reference("cluster", form.cluster), beside=folder)
+  with _faults_of(origin):
+    return cluster_from(data)
+
+
+def _model(data: Mapping[str, Any], *, name: str, prefix: str = "") -> ModelConfig:
+  return model_from_huggingface(data, name=name) if is_huggingface(data) else model_from(data, name=name, prefix=prefix)
+
+
+def _reference(field: str, value: Any) -> str:
+  if not isinstance(value, str):
+    raise UsageError(f"{field}: expected a name, a path or a mapping, got {got(value)}")
+  return value
+
+
+def _entries(kind: str) -> dict[str, Traversable]:
+  """Catalogue files of one kind by name."""
+  files = (resources.files("jaxmoe.meshes") / kind).iterdir()
+  return {_stem(file.name): file for file in files if file.name.endswith(_SUFFIXES)}
+
+
+def _open(kind: str, name_or_path: str, *, beside: Path | None = None) -> tuple[dict[str, Any], str, Path | None]:
+  """A file's mapping, the name that messages give it, and the folder that its own paths start from."""
+  entries = _entries(kind)
+  if name_or_path in entries:
+    entry = entries[name_or_path]
+    origin = f"{kind}/{entry.name}"
+    return parse_mapping(entry.read_bytes(), origin=origin, is_json=entry.name.endswith(".json")), origin, None
+  if _is_path(name_or_path):
+    path = _file_of(Path(beside or "") / Path(name_or_path).expanduser())
+    return read_mapping(path), str(path), path.parent
+  known = sorted({*entries, *(_entries("deployments") if kind == "models" else ())})
+  raise UsageError(
+    f"unknown {kind[:-1]} '{shown(name_or_path)}'{closest(name_or_path, known)};"
+    f" expected a path to a file ({', '.join(_SUFFIXES)}) or one of {', '.join(known)}"
+  )
+
+
+def _is_path(text: str) -> bool:
+  return "/" in text or "\\" in text or text.startswith("~") or text.lower().endswith(_SUFFIXES)
+
+
+def _file_of(path: Path) -> Path:
+  """The file itself, or the `config.json` of a checkpoint's folder."""
+  config = path / "config.json"
+  try:
+    return config if config.is_file() else path
+  except (OSError, ValueError):
+    return path  # reading it will say why
+
+
+def _stem(origin: str) -> str:
+  """A name from a file's: `mixtral-8x7b` of `mixtral-8x7b.json`, the folder's name of `olmoe/config.json`."""
+  path = Path(origin)
+  return path.absolute().parent.name if path.name == "config.json" else path.stem
+
+
+@contextlib.contextmanager
+def _faults_of(origin: str) -> Iterator[None]:
+  """Opens the message of every `UsageError` with the file that it is about."""
+  try:
+    yield
+  except UsageError as error:
+    raise UsageError(f"{shown(origin)}: {error}") from error

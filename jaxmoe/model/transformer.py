@@ -1,0 +1,102 @@
+"""The Mixture-of-Experts transformer: parameters as a Flax NNX module, and one device's forward pass over them."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxmoe.config.deployment import Deployment
+from jaxmoe.meshes.axes import STAGE
+from jaxmoe.model.cache import Cache
+from jaxmoe.model.layer import Layer
+from jaxmoe.model.norm import RMSNorm, parameter
+from jaxmoe.model.parallel import gather_tokens, token_axes, vary
+from jaxmoe.model.vocabulary import embed, logits
+from jaxmoe.pipeline.executor import last_stage_output, run_pipeline
+
+
+class Transformer(nnx.Module):
+  """Embedding, L stacked layers, final norm and head. Built whole; called inside `shard_map` on one device's shards."""
+
+  def __init__(self, deployment: Deployment, *, rngs: nnx.Rngs):
+    V, D = deployment.model.vocab_size, deployment.model.d_model
+    self.deployment = deployment
+    self.embedding = parameter(deployment, rngs, "vocabulary", "VD", (V, D), fan_in=D)
+    self.layers = Layer(deployment, rngs=rngs)
+    self.final_norm = RMSNorm(deployment, "norm", "D", (D,), rngs=rngs)
+    tied = deployment.model.tied_embeddings
+    self.head = None if tied else parameter(deployment, rngs, "vocabulary", "DV", (D, V), fan_in=D)
+
+  def hidden(self, tokens_BS, positions_BS, cache: Cache | None, last_B=None):
+    """Runs the stages over all microbatches.
+
+    Args:
+      tokens_BS, positions_BS: this device's sequences.
+      cache: None, or the device's cache: filled when S > 1, read and extended when S is 1.
+      last_B: None for all tokens' output, or the index of the only token of each sequence whose output is wanted.
+
+    Returns:
+      x_MTD (slices of tokens) or x_MBD (whole sequences), the cache, and balance statistics (L, 2E+1) of this device's
+      layers and tokens.
+    """
+    d, strategy = self.deployment, self.deployment.strategy
+    M, stages = d.job.microbatches, strategy.stage
+    x_MTD = self._embedded(tokens_BS.reshape(M, -1))
+    positions_MBS = positions_BS.reshape(M, -1, positions_BS.shape[1])
+    last_MB = None if last_B is None else last_B.reshape(M, -1)
+
+    def step(cache, x_TD, microbatch, active):
+      x_TD, cache, statistics = self._stage(cache, x_TD, positions_MBS[microbatch], microbatch, active)
+      kept = x_TD if last_MB is None else self._pick(x_TD, last_MB[microbatch])
+      return cache, x_TD, (kept, jnp.where(active, statistics, 0))
+
+    cache, (kept, statistics) = run_pipeline(step, cache, x_MTD, stages=stages)
+    with jax.named_scope("head"):
+      x = last_stage_output(kept, stages=stages)
+      return self.final_norm(x), cache, statistics.sum(axis=0)
+
+  def logits(self, x_MTD, slice_axes: tuple[str, ...]):
+    """This device's columns of the logits of all its tokens, (M T, V); tokens come sliced over `slice_axes`."""
+    with jax.named_scope("head"):
+      all_MTD = gather_tokens(x_MTD, slice_axes, self.deployment.strategy.vocabulary_axes)
+      head_DV = self.embedding[...].T if self.head is None else self.head[...]
+      return logits(head_DV, all_MTD.reshape(-1, all_MTD.shape[-1]))
+
+  def _embedded(self, tokens_MT):
+    dtype = jnp.dtype(self.deployment.job.precision.compute)
+    with jax.named_scope("embedding"):
+      x_MTD = embed(self.embedding[...], tokens_MT, self.deployment.rules, dtype)
+      return vary(x_MTD, (STAGE, *token_axes(self.deployment.rules)))
+
+  def _stage(self, cache, x_TD, positions_BS, microbatch, active):
+    """One microbatch through this stage's layers."""
+    start = microbatch * positions_BS.shape[0]
+    decoding = cache is not None and positions_BS.shape[1] == 1
+    cached = cache.sequences(start, positions_BS.shape[0]) if decoding else None
+    graph, weights = nnx.split(self.layers)
+
+    def one_layer(x_TD, slices):
+      weights, cached = slices
+      x_TD, entries, statistics = nnx.merge(graph, weights)(x_TD, positions_BS, cached)
+      return x_TD, (None if cache is None else entries, statistics)
+
+    if self.deployment.job.kind == "train" and self.deployment.job.remat == "full":
+      one_layer = jax.checkpoint(one_layer)
+    x_TD, (entries, statistics) = jax.lax.scan(one_layer, x_TD, (weights, cached))
+    if cache is not None:
+      cache = cache.write(entries, start, positions_BS[:, 0], active)
+    return x_TD, cache, statistics
+
+  def _pick(self, x_TD, last_B):
+    """The wanted token of each sequence, on every device that holds slices of them: x_BD."""
+    x_TD = gather_tokens(x_TD, self.deployment.strategy.slice_axes, ())
+    x_BSD = x_TD.reshape(last_B.shape[0], -1, x_TD.shape[-1])
+    return jnp.take_along_axis(x_BSD, last_B[:, None, None], axis=1)[:, 0]
+
+
+def with_varying_weights(model: Transformer) -> Transformer:
+  """The same model with weights marked varying over all axes whose tokens they see.
+
+  Done once, outside every loop, so that backward sums each gradient once over those axes and not once a microbatch.
+  """
+  axes = token_axes(model.deployment.rules)
+  return jax.tree.map(lambda w: vary(w, axes), model)

@@ -1,0 +1,171 @@
+"""Matmul FLOPs that one device executes, in all and by user scope."""
+
+import collections
+import dataclasses
+import math
+import re
+
+import numpy as np
+
+from jaxmoe.xla import opcodes, scopes
+from jaxmoe.xla.hlo import Instruction, Module
+from jaxmoe.xla.loops import enter
+from jaxmoe.xla.walk import NOTHING, Declared, Visit, custom_call_flops, walk
+
+_MATMUL_PRIMITIVES = ("dot_general", "ragged_dot_general")
+_TRANSPARENT = frozenset({"bitcast", "convert", "copy", "reshape", "transpose", "reduce", "reduce-window"})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class FlopCount:
+  """Matmul FLOPs of one device in one run; a multiply and an add are two.
+
+  Attributes:
+    by_scope: `layer/attention` -> FLOPs, by the user scopes around each matmul; `""` for those outside any scope and
+      those whose op name the compiler dropped.
+    bound: the part of `total` that lies in conditionals with undeclared shares, counted at their heaviest branch.
+  """
+
+  total: float
+  by_scope: dict[str, float]
+  bound: float = 0.0
+
+  def within(self, scope: str) -> float:
+    """FLOPs of all matmuls that have `scope` anywhere around them."""
+    return sum(flops for path, flops in self.by_scope.items() if scope in path.split("/"))
+
+
+def matmul_flops(module: Module, declared: Declared = NOTHING) -> FlopCount:
+  """Sum over dots, convolutions, matmul custom calls, and dots that the compiler spelt as multiply and add.
+
+  Raises:
+    UnknownOperation, UnknownTripCount: see `walk`.
+  """
+  counter = _Counter(module, declared)
+  by_scope: dict[str, float] = collections.defaultdict(float)
+  bound = 0.0
+  for visit in walk(module, declared, weight=counter.flops):
+    flops = counter.flops(visit)
+    if flops:
+      by_scope["/".join(scopes.path(visit.op_name))] += flops
+      bound += flops * visit.bound
+  return FlopCount(total=sum(by_scope.values()), by_scope=dict(by_scope), bound=bound)
+
+
+class _Counter:
+  """FLOPs of one visit.
+
+  A dot may end as a multiply (nothing to contract), or as a multiply without a name, summed by one or several reduces of
+  which the last bears the dot's name; such a chain counts once, at its last reduce.
+  """
+
+  def __init__(self, module: Module, declared: Declared):
+    self._declared = declared
+    self._summed: dict[Instruction, Instruction] = {}  # last reduce of a dot -> what it sums
+    counted: set[Instruction] = set()
+    for visit in walk(module, declared):
+      if visit.instruction.opcode == "reduce" and _is_matmul(visit.instruction):
+        source, passed = _source(module, visit)
+        counted |= passed | {source}
+        self._summed[visit.instruction] = source
+    self._counted = counted
+
+  def flops(self, visit: Visit) -> float:
+    return visit.count * self._once(visit.instruction)
+
+  def _once(self, x: Instruction) -> float:
+    if not opcodes.executes(x.opcode):
+      return 0
+    match opcodes.base(x.opcode):
+      case "dot" | "scaled-dot":
+        return 2 * x.shape.elements * _extent(x.operands[0], x.dims("lhs_contracting_dims"))
+      case "ragged-dot":
+        return 2 * x.operands[0].shape.elements * _ragged_columns(x)
+      case "convolution":
+        return _convolution(x)
+      case "custom-call":
+        return _custom_call(x, self._declared)
+      case "multiply" if _is_matmul(x) and x not in self._counted:
+        return 2 * x.shape.elements
+      case "reduce" if x in self._summed and x not in self._counted:
+        source = self._summed[x]
+        return 0 if source.opcode in opcodes.MATMULS else 2 * source.shape.elements
+    return 0
+
+
+def _source(module: Module, visit: Visit) -> tuple[Instruction, set[Instruction]]:
+  """What a reduce sums in the end, and what lies between; followed through fusions and partial reductions."""
+  x, frame, passed, index = visit.instruction.operands[0], visit.frame, set(), 0
+  while True:
+    if x.opcode in _TRANSPARENT:
+      passed.add(x)
+      x = x.operands[0]
+    elif x.opcode == "get-tuple-element" and x.operands[0].opcode == "fusion":
+      index, x = x.number("index"), x.operands[0]
+    elif x.opcode in ("call", "fusion"):
+      frame = enter(module, x, frame)
+      x = frame.computation.root
+      x, index = (x.operands[index], 0) if x.opcode == "tuple" else (x, 0)
+    elif x.opcode == "parameter" and frame.caller is not None and frame.caller.opcode in ("call", "fusion"):
+      x, frame = frame.caller.operands[int(x.literal)], frame.parent
+    else:
+      return x, passed
+
+
+def _is_matmul(x: Instruction) -> bool:
+  return x.op_name.rpartition("/")[2] in _MATMUL_PRIMITIVES
+
+
+def _extent(x: Instruction, dims: tuple[int, ...]) -> int:
+  return math.prod(x.shape.dims[dim] for dim in dims)
+
+
+def _ragged_columns(x: Instruction) -> int:
+  """Columns of the right operand: each left element meets every one of them, in one group's matrix."""
+  used = x.dims("rhs_contracting_dims") + x.dims("rhs_batch_dims") + x.dims("rhs_group_dims")
+  return x.operands[1].shape.elements // _extent(x.operands[1], used)
+
+
+def _custom_call(x: Instruction, declared: Declared) -> float:
+  flops = custom_call_flops(x, declared)
+  if flops is not None:
+    return flops
+  if x.text("custom_call_target") not in opcodes.MATMUL_CUSTOM_CALLS:
+    return 0
+  left, right, result = x.operands[0].shape, x.operands[1].shape, x.shape
+  batch = math.prod(result.dims[:-2])  # (B M K)(B K N) / (B M N) / B = K K, whichever side is transposed
+  return 2 * result.elements * math.isqrt(left.elements * right.elements // (result.elements * batch))
+
+
+def _convolution(x: Instruction) -> int:
+  """2 x batch x output features x input features of a group x window positions that fall on data, not on padding."""
+  left, right, out = re.fullmatch(r"(\w+)_(\w+)->(\w+)", x.word("dim_labels")).groups()
+  image, kernel = x.operands[0].shape.dims, x.operands[1].shape.dims
+  spatial = [label for label in out if label.isdigit()]
+  positions = math.prod(
+    _window_positions(
+      image[left.index(label)], kernel[right.index(label)], x.shape.dims[out.index(label)], _window(x, int(label))
+    )
+    for label in spatial
+  )
+  return 2 * x.shape.dims[out.index("b")] * x.shape.dims[out.index("f")] * kernel[right.index("i")] * positions
+
+
+def _window(x: Instruction, dim: int) -> dict[str, int]:
+  """Stride, low padding and dilations of one spatial dimension."""
+  fields = dict(re.findall(r"(\w+)=([\dx_\-]+)", re.search(r"window=\{([^}]*)\}|$", x.attributes).group(1) or ""))
+
+  def at(key: str, default: str) -> int:
+    return int(fields[key].split("x")[dim].split("_")[0]) if key in fields else int(default)
+
+  return {key: at(key, "0" if key == "pad" else "1") for key in ("stride", "pad", "lhs_dilate", "rhs_dilate")}
+
+
+def _window_positions(image: int, kernel: int, out: int, window: dict[str, int]) -> int:
+  """Pairs (output, kernel element) that meet an element of the image. A reversed kernel has as many."""
+  starts = np.arange(out, dtype=np.int64) * window["stride"] - window["pad"]
+  total = 0
+  for element in range(kernel):
+    at = starts + element * window["rhs_dilate"]
+    total += int(np.sum((at >= 0) & (at <= (image - 1) * window["lhs_dilate"]) & (at % window["lhs_dilate"] == 0)))
+  return total

@@ -1,0 +1,170 @@
+"""How often a while loop runs: XLA's own answer, or derived from its condition.
+
+A value inside a loop is followed as `slope * i + offset` of the induction variable i, through calls, fusions, tuples and
+enclosing loops that pass it on unchanged. What cannot be followed is unknown, never guessed.
+"""
+
+import dataclasses
+import re
+from typing import NamedTuple
+
+from jaxmoe.xla.hlo import Computation, Instruction, Module
+
+_KNOWN_TRIP_COUNT = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_TRANSPARENT = frozenset({"bitcast", "broadcast", "convert", "copy", "reshape", "opt-barrier"})
+
+
+class UnknownTripCount(ValueError):
+  """A loop whose iterations cannot be known from the program."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Frame:
+  """A computation as called from one place: the call stack of the walk."""
+
+  computation: Computation
+  caller: Instruction | None = None
+  parent: "Frame | None" = None
+
+
+class Affine(NamedTuple):
+  """slope * i + offset."""
+
+  slope: int
+  offset: int
+
+
+class _Symbol(NamedTuple):
+  """Element `index` of the tuple that `loop` carries stands for i."""
+
+  loop: Instruction
+  index: int
+
+
+def enter(module: Module, call: Instruction, frame: Frame) -> Frame:
+  """Inside of a call or fusion that stands in `frame`."""
+  called = call.called
+  return Frame(module.computations[called.get("calls") or called["to_apply"]], call, frame)
+
+
+def trip_count(module: Module, loop: Instruction, frame: Frame) -> int:
+  """Times that the body of `loop`, found in `frame`, runs.
+
+  Raises:
+    UnknownTripCount: XLA does not say, and the condition is not `i < constant` (or <=, >, >=, !=) over an i that starts
+      at a constant and moves by a constant.
+  """
+  known = _KNOWN_TRIP_COUNT.search(loop.attributes)
+  if known:
+    return int(known.group(1))
+  count = _Evaluator(module).trips(loop, frame)
+  if count is None:
+    where = f" ({loop.op_name})" if loop.op_name else ""
+    raise UnknownTripCount(
+      f"cannot derive how often loop {loop.name}{where} runs; declare it with Declared(trip_counts=...)"
+      " under the name of the jax.named_scope around it"
+    )
+  return count
+
+
+class _Evaluator:
+  """Follows integers through one module; `None` stands for unknown."""
+
+  def __init__(self, module: Module):
+    self._module, self._computations = module, module.computations
+
+  def trips(self, loop: Instruction, frame: Frame) -> int | None:
+    condition = Frame(self._computations[loop.called["condition"]], loop, frame)
+    compare, inner = self._through_calls(condition.computation.root, condition)
+    if compare.opcode != "compare":
+      return None
+    for index in range(len(loop.shapes)):
+      symbol = _Symbol(loop, index)
+      left, right = (self._value(side, inner, (symbol,)) for side in compare.operands)
+      if left is None or right is None or left.slope == right.slope:
+        continue
+      start, step = self._element(loop.operands[0], index, frame, ()), self._step(symbol, frame, ())
+      if start is not None and step is not None and start.slope == 0:
+        gap = Affine(left.slope - right.slope, left.offset - right.offset)
+        at_start = gap.slope * start.offset + gap.offset
+        return _iterations(compare.word("direction"), gap.slope * step, at_start)
+    return None
+
+  def _through_calls(self, instruction: Instruction, frame: Frame) -> tuple[Instruction, Frame]:
+    while instruction.opcode in ("call", "fusion"):
+      frame = enter(self._module, instruction, frame)
+      instruction = frame.computation.root
+    return instruction, frame
+
+  def _step(self, symbol: _Symbol, frame: Frame, symbols: tuple[_Symbol, ...]) -> int | None:
+    """What one iteration adds to the symbol's element."""
+    body = Frame(self._computations[symbol.loop.called["body"]], symbol.loop, frame)
+    after = self._element(body.computation.root, symbol.index, body, (*symbols, symbol))
+    return after.offset if after is not None and after.slope == 1 else None
+
+  def _value(self, x: Instruction, frame: Frame, symbols: tuple[_Symbol, ...]) -> Affine | None:
+    if x.opcode == "constant":
+      return Affine(0, int(x.literal)) if re.fullmatch(r"-?\d+", x.literal) else None
+    if x.opcode in _TRANSPARENT:
+      return self._value(x.operands[0], frame, symbols)
+    if x.opcode in ("add", "subtract", "multiply"):
+      return _arithmetic(x.opcode, *(self._value(side, frame, symbols) for side in x.operands))
+    if x.opcode in ("call", "fusion"):
+      inner = enter(self._module, x, frame)
+      return self._value(inner.computation.root, inner, symbols)
+    if x.opcode == "get-tuple-element":
+      return self._element(x.operands[0], x.number("index"), frame, symbols)
+    if x.opcode == "parameter" and frame.caller is not None and frame.caller.opcode in ("call", "fusion"):
+      return self._value(frame.caller.operands[int(x.literal)], frame.parent, symbols)
+    return None
+
+  def _element(self, x: Instruction, index: int, frame: Frame, symbols: tuple[_Symbol, ...]) -> Affine | None:
+    """Element `index` of the tuple `x`."""
+    if x.opcode == "tuple":
+      return self._value(x.operands[index], frame, symbols)
+    if x.opcode in ("copy", "opt-barrier"):
+      return self._element(x.operands[0], index, frame, symbols)
+    if x.opcode in ("call", "fusion"):
+      inner = enter(self._module, x, frame)
+      return self._element(inner.computation.root, index, inner, symbols)
+    if x.opcode == "while":
+      return self._carried(_Symbol(x, index), frame, symbols)
+    if x.opcode == "parameter" and frame.caller is not None:
+      if frame.caller.opcode == "while":
+        symbol = _Symbol(frame.caller, index)
+        return Affine(1, 0) if symbols[-1:] == (symbol,) else self._carried(symbol, frame.parent, symbols)
+      if frame.caller.opcode in ("call", "fusion"):
+        return self._element(frame.caller.operands[int(x.literal)], index, frame.parent, symbols)
+    return None
+
+  def _carried(self, symbol: _Symbol, frame: Frame, symbols: tuple[_Symbol, ...]) -> Affine | None:
+    """The element's value before the loop, if the loop passes it on unchanged."""
+    if symbol in symbols or self._step(symbol, frame, symbols) != 0:
+      return None
+    return self._element(symbol.loop.operands[0], symbol.index, frame, symbols)
+
+
+def _arithmetic(opcode: str, left: Affine | None, right: Affine | None) -> Affine | None:
+  if left is None or right is None:
+    return None
+  if opcode == "multiply":
+    if left.slope and right.slope:
+      return None
+    return Affine(left.slope * right.offset + right.slope * left.offset, left.offset * right.offset)
+  sign = 1 if opcode == "add" else -1
+  return Affine(left.slope + sign * right.slope, left.offset + sign * right.offset)
+
+
+def _iterations(direction: str, step: int, start: int) -> int | None:
+  """Smallest k >= 0 at which `start + k * step <direction> 0` is false; `None` if it never is."""
+  if direction in ("GT", "GE"):
+    return _iterations({"GT": "LT", "GE": "LE"}[direction], -step, -start)
+  if direction == "LE":
+    return _iterations("LT", step, start - 1)
+  if direction == "LT":
+    if start >= 0:
+      return 0
+    return -(start // step) if step > 0 else None
+  if direction == "NE":
+    return -start // step if step and start % step == 0 and -start // step >= 0 else None
+  return None

@@ -1,0 +1,45 @@
+"""Memory of one device as the compiler assigns it."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class CompiledMemory:
+  """Bytes of one device.
+
+  Attributes:
+    argument: buffers that come in.
+    output: buffers that go out.
+    alias: outputs that reuse an argument's buffer (donation), counted in both of the above.
+    temp: buffers that live only inside the program.
+    code: the program itself.
+  """
+
+  argument_bytes: int
+  output_bytes: int
+  alias_bytes: int
+  temp_bytes: int
+  code_bytes: int
+
+  @property
+  def total_bytes(self) -> int:
+    """argument + output + temp - alias; the code is apart."""
+    return self.argument_bytes + self.output_bytes + self.temp_bytes - self.alias_bytes
+
+
+def compiled_memory(compiled) -> CompiledMemory:
+  """From a `jax.stages.Compiled`.
+
+  Raises:
+    NotImplementedError: the backend gives no memory analysis.
+  """
+  stats = compiled.memory_analysis()
+  if stats is None:
+    raise NotImplementedError("this backend gives no memory analysis")
+  return CompiledMemory(
+    argument_bytes=stats.argument_size_in_bytes,
+    output_bytes=stats.output_size_in_bytes,
+    alias_bytes=stats.alias_size_in_bytes,
+    temp_bytes=stats.temp_size_in_bytes,
+    code_bytes=stats.generated_code_size_in_bytes,
+  )

@@ -1,0 +1,124 @@
+"""Explain an optimised module's collectives by the partitioned program's, one named rewrite at a time.
+
+Totals over one run are compared for each (kind, axes), not operation by operation: compilers split, merge and move them.
+"""
+
+import collections
+import dataclasses
+import math
+from collections.abc import Iterable, Iterator
+
+from jaxmoe.xla.collectives import Collective
+
+WIDENED_ITEM_BYTES = {2: 4, 1: 2}  # bf16 and f16 to f32, f8 to f16
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Traffic:
+  """All collectives of one kind over the same axes, in one run of one device.
+
+  Attributes:
+    operations: executions.
+    widened_bytes: what `payload_bytes` becomes if 16- and 8-bit payloads are widened.
+  """
+
+  operations: float = 0.0
+  elements: float = 0.0
+  payload_bytes: float = 0.0
+  widened_bytes: float = 0.0
+  group_size: int = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Rewrite:
+  """How the traffic of one (kind, axes) came about.
+
+  Attributes:
+    names: `same`; or any of `widened` (16 bits to 32, 8 to 16), `combined` (same elements in fewer operations), `split`
+      (in more), `removed` (fewer elements: dead, merged or degenerate), `reduce_scatter_as_all_reduce`, `reordered` (an
+      all-reduce moved across a reduce-scatter); or `unplanned`: no rewrite explains it.
+  """
+
+  names: tuple[str, ...]
+  kind: str
+  axes: tuple[str, ...]
+  planned: Traffic
+  actual: Traffic
+
+  @property
+  def planned_for(self) -> bool:
+    return "unplanned" not in self.names
+
+
+Key = tuple[str, tuple[str, ...]]
+NOTHING = Traffic()
+
+
+def explain(partitioned: Iterable[Collective], optimised: Iterable[Collective]) -> list[Rewrite]:
+  """One entry for each (kind, axes) of either list, in order of kind and axes."""
+  planned, actual = _totals(partitioned), _totals(optimised)
+  moved = dict(_across_kinds(planned, actual))
+  rewrites = []
+  for key in sorted(planned.keys() | actual.keys()):
+    before, after = planned.get(key, NOTHING), actual.get(key, NOTHING)
+    names = moved.get(key) or _names(before, after)
+    rewrites.append(Rewrite(names=names, kind=key[0], axes=key[1], planned=before, actual=after))
+  return rewrites
+
+
+def _totals(listed: Iterable[Collective]) -> dict[Key, Traffic]:
+  totals: dict[Key, Traffic] = collections.defaultdict(Traffic)
+  for one in listed:
+    total = totals[one.kind, one.axes]
+    totals[one.kind, one.axes] = Traffic(
+      operations=total.operations + one.count,
+      elements=total.elements + one.count * one.elements,
+      payload_bytes=total.payload_bytes + one.count * one.payload_bytes,
+      widened_bytes=total.widened_bytes + one.count * one.elements * _widened(one),
+      group_size=one.group_size,
+    )
+  return dict(totals)
+
+
+def _widened(one: Collective) -> float:
+  """Bytes of one element after widening; integers and wide floats stay."""
+  bytes_ = one.payload_bytes / max(1, one.elements)
+  floating = one.dtype.startswith(("bf", "f"))
+  return WIDENED_ITEM_BYTES.get(bytes_, bytes_) if floating else bytes_
+
+
+def _names(planned: Traffic, actual: Traffic) -> tuple[str, ...]:
+  if actual.elements > planned.elements * (1 + 1e-9):
+    return ("unplanned",)
+  if not math.isclose(actual.elements, planned.elements):
+    return ("removed",)
+  names = []
+  if not math.isclose(actual.payload_bytes, planned.payload_bytes):
+    if not planned.payload_bytes < actual.payload_bytes <= planned.widened_bytes * (1 + 1e-9):
+      return ("unplanned",)
+    names.append("widened")
+  if not math.isclose(actual.operations, planned.operations):
+    names.append("combined" if actual.operations < planned.operations else "split")
+  return tuple(names) or ("same",)
+
+
+def _across_kinds(planned: dict[Key, Traffic], actual: dict[Key, Traffic]) -> Iterator[tuple[Key, tuple[str, ...]]]:
+  """Rewrites that show only when reduce-scatters and all-reduces are seen together."""
+  scatters = {axes: traffic for (kind, axes), traffic in planned.items() if kind == "reduce-scatter"}
+  for axes, scatter in scatters.items():
+    missing = scatter.elements - actual.get(("reduce-scatter", axes), NOTHING).elements
+    reduce = ("all-reduce", axes)
+    surplus = actual.get(reduce, NOTHING).elements - planned.get(reduce, NOTHING).elements
+    if missing > 0 and math.isclose(missing, surplus):
+      yield ("reduce-scatter", axes), ("reduce_scatter_as_all_reduce",)
+      yield reduce, ("reduce_scatter_as_all_reduce",)
+  for (kind, axes), before in planned.items():
+    after = actual.get((kind, axes), NOTHING)
+    if kind == "all-reduce" and after.elements and _moved_across(before, after, scatters.values()):
+      yield (kind, axes), ("reordered",)
+
+
+def _moved_across(before: Traffic, after: Traffic, scatters: Iterable[Traffic]) -> bool:
+  """A reduce-scatter divides what follows it, so an all-reduce that moves across one changes by the group's size."""
+  ratio = max(after.elements, before.elements) / min(after.elements, before.elements)
+  return ratio > 1 and any(math.isclose(ratio, scatter.group_size) for scatter in scatters)

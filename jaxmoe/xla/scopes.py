@@ -1,0 +1,38 @@
+"""User scopes (`jax.named_scope`) out of the op names that jax writes."""
+
+import re
+
+_TRANSFORM = re.compile(r"\b(?:jvp|transpose|vmap|checkpoint|remat|custom_jvp|custom_vjp)\(([^()]*)\)")
+_FUNCTION = re.compile(r"\b(?:jit|pjit|closed_call|custom_jvp_call|custom_vjp_call)\([^()]*\)")
+_STRUCTURE = frozenset(
+  {
+    "body", "checkpoint", "closed_call", "cond", "core_call", "custom_jvp_call", "custom_vjp_call", "eval_jaxpr", "jit",
+    "pjit", "remat", "remat2", "rematted_computation", "scan", "shard_map", "while",
+  }
+)  # fmt: skip
+
+
+def path(op_name: str) -> tuple[str, ...]:
+  """`jit(f)/transpose(jvp(layer))/while/body/attention/bd,de->be/dot_general` -> `("layer", "attention")`.
+
+  Drops the primitive at the end, transforms, functions, einsum equations and the parts of loops and branches. A user
+  scope therefore cannot be named `body`, `cond`, `scan` or `while`.
+  """
+  scopes = op_name.rpartition("/")[0]
+  while True:
+    bare = _TRANSFORM.sub(r"\1", scopes)
+    if bare == scopes:
+      break
+    scopes = bare
+  return tuple(part for part in _FUNCTION.sub("", scopes).split("/") if _is_user_scope(part))
+
+
+def join(outer: str, inner: str) -> str:
+  """The op name of an instruction inside a call: jax gives it relative to the call."""
+  if not outer or inner == outer or inner.startswith(outer + "/"):
+    return inner or outer
+  return f"{outer}/{inner}"
+
+
+def _is_user_scope(part: str) -> bool:
+  return bool(part) and part not in _STRUCTURE and "->" not in part and not re.fullmatch(r"branch_\d+_fun", part)

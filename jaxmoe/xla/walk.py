@@ -1,0 +1,147 @@
+"""Visit every instruction of a module with the number of times that one device executes it."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+
+from jaxmoe.xla import opcodes, scopes
+from jaxmoe.xla.hlo import Instruction, Module
+from jaxmoe.xla.loops import Frame, trip_count
+
+
+class UnknownOperation(NotImplementedError):
+  """An operation that the walk does not know: it might hide work, so it is never counted as zero."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Declared:
+  """What the program does not say about itself, by the innermost `jax.named_scope` around the operation.
+
+  Attributes:
+    branch_shares: scope of a conditional -> share of its executions that takes each branch, summing to at most 1.
+    trip_counts: scope of a loop -> how often its body runs.
+    custom_call_flops: target or scope of a custom call -> matmul FLOPs of one execution, 0 if it does none.
+  """
+
+  branch_shares: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+  trip_counts: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  custom_call_flops: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+
+NOTHING = Declared()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Visit:
+  """One instruction as called from one place.
+
+  Attributes:
+    count: executions by one device in one run of the program.
+    op_name: in full, with the scopes of the calls around it.
+    bound: true in the heaviest branch of a conditional whose shares are not declared: the count is an upper bound.
+  """
+
+  instruction: Instruction
+  frame: Frame
+  count: float
+  op_name: str
+  bound: bool
+
+
+Weight = Callable[[Visit], float]
+
+
+def walk(module: Module, declared: Declared = NOTHING, *, weight: Weight | None = None) -> Iterator[Visit]:
+  """Visits in program order: entry once, loop bodies times their trip count, calls and fusions entered.
+
+  Of a conditional with undeclared shares only the branch with the most `weight` is visited, and marked `bound`; without
+  a `weight`, every branch. The scalar functions inside reduce, scatter, sort and the like are not entered.
+
+  Raises:
+    UnknownOperation: an opcode or custom call that no table lists.
+    UnknownTripCount: a loop whose iterations are neither derivable nor declared.
+  """
+  walker = _Walker(module, declared, weight)
+  return walker.visits(Frame(module.entry), 1.0, "", False)
+
+
+class _Walker:
+  def __init__(self, module: Module, declared: Declared, weight: Weight | None):
+    self._module, self._declared, self._weight = module, declared, weight
+
+  def visits(self, frame: Frame, count: float, outer: str, bound: bool) -> Iterator[Visit]:
+    for instruction in frame.computation.instructions:
+      self._require_known(instruction)
+      visit = Visit(instruction, frame, count, scopes.join(outer, instruction.op_name), bound)
+      yield visit
+      if opcodes.executes(instruction.opcode):
+        yield from self._inside(visit, outer)
+
+  def _inside(self, visit: Visit, outer: str) -> Iterator[Visit]:
+    instruction, opcode, called = visit.instruction, opcodes.base(visit.instruction.opcode), visit.instruction.called
+    if opcode == "while":
+      trips = self._trips(visit)
+      yield from self._enter(visit, called["condition"], trips + 1, outer)
+      yield from self._enter(visit, called["body"], trips, outer)
+    elif opcode == "conditional":
+      yield from self._branches(visit, outer)
+    elif opcode == "call":
+      yield from self._enter(visit, called["to_apply"], 1, visit.op_name)
+    elif opcode in ("fusion", "async"):
+      yield from self._enter(visit, called["calls"], 1, outer)
+    else:
+      assert opcode not in opcodes.CALLS, instruction.opcode
+
+  def _enter(self, visit: Visit, name: str, times: float, outer: str, *, bound: bool = False) -> Iterator[Visit]:
+    frame = Frame(self._module.computations[name], visit.instruction, visit.frame)
+    return self.visits(frame, visit.count * times, outer, visit.bound or bound)
+
+  def _trips(self, visit: Visit) -> float:
+    declared = self._declared.trip_counts.get(_scope(visit))
+    return trip_count(self._module, visit.instruction, visit.frame) if declared is None else declared
+
+  def _branches(self, visit: Visit, outer: str) -> Iterator[Visit]:
+    names = visit.instruction.branches
+    shares = self._declared.branch_shares.get(_scope(visit))
+    if shares is None:
+      branches = [list(self._enter(visit, name, 1, outer, bound=True)) for name in names]
+      if self._weight is None:
+        yield from itertools.chain(*branches)
+      else:
+        yield from max(branches, key=lambda branch: sum(map(self._weight, branch)))
+      return
+    if len(shares) != len(names) or min(shares) < 0 or sum(shares) > 1 + 1e-9:
+      raise ValueError(
+        f"branch_shares[{_scope(visit)!r}] must be {len(names)} shares of at least 0, together at most 1, got {shares}"
+      )
+    for name, share in zip(names, shares, strict=True):
+      yield from self._enter(visit, name, share, outer)
+
+  def _require_known(self, instruction: Instruction) -> None:
+    opcode = opcodes.base(instruction.opcode)
+    where = f" ({instruction.op_name})" if instruction.op_name else ""
+    if opcode not in opcodes.KNOWN:
+      raise UnknownOperation(f"operation {instruction.opcode} of {instruction.name}{where} is not in opcodes.py")
+    if opcode == "custom-call" and opcodes.executes(instruction.opcode):
+      target = instruction.text("custom_call_target")
+      listed = opcodes.MATMUL_CUSTOM_CALLS | opcodes.OTHER_CUSTOM_CALLS
+      if target not in listed and custom_call_flops(instruction, self._declared) is None:
+        raise UnknownOperation(
+          f"custom call {target!r} of {instruction.name}{where} is not declared;"
+          " give its matmul FLOPs with Declared(custom_call_flops=...), 0 if it does none"
+        )
+
+
+def custom_call_flops(instruction: Instruction, declared: Declared) -> float | None:
+  """Declared matmul FLOPs of one execution, `None` if there are none declared."""
+  by_target = declared.custom_call_flops.get(instruction.text("custom_call_target"))
+  return declared.custom_call_flops.get(_innermost(instruction.op_name)) if by_target is None else by_target
+
+
+def _scope(visit: Visit) -> str:
+  return _innermost(visit.op_name)
+
+
+def _innermost(op_name: str) -> str:
+  path = scopes.path(op_name)
+  return path[-1] if path else ""
