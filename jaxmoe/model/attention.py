@@ -1,5 +1,6 @@
 """Causal grouped-query attention over a device's heads."""
 
+import functools
 import math
 
 import jax
@@ -84,9 +85,8 @@ def query_blocks(length: int) -> int:
 
 def write_at(cache_BSGK, new_BSGK, start_B):
   """`cache_BSGK` with each sequence's new entries at its own `start_B`."""
-  return jax.vmap(lambda cache, new, start: lax.dynamic_update_slice(cache, new, (start, 0, 0)))(
-    cache_BSGK, new_BSGK, start_B
-  )
+  write = functools.partial(lax.dynamic_update_slice_in_dim, axis=0)
+  return jax.vmap(write)(cache_BSGK, new_BSGK, start_B)
 
 
 def _attend(query_BQHK, key_BSGK, value_BSGK, positions_BQ):
