@@ -1,4 +1,4 @@
-"""What every module of the repository imports, read from the syntax tree without running it."""
+"""What every module imports, read from the syntax tree without running it, and which must not reach jax."""
 
 import ast
 import dataclasses
@@ -8,6 +8,12 @@ import pathlib
 
 ROOT = pathlib.Path(__file__).parents[1]
 SCRIPTS = ("tests", "examples", "benchmarks")
+
+# Layers that never reach jax, whatever they import and whichever of their functions is called.
+PURE_LAYERS = {"config", "cost", "planner"}
+PURE_MODULES = {"jaxmoe", "jaxmoe.pipeline", "jaxmoe.pipeline.schedules"}
+MESHES_WITH_JAX = {"jaxmoe.meshes.build"}
+JAX_FAMILY = {"jax", "jaxlib", "flax", "optax", "orbax", "chex"}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -63,7 +69,7 @@ def _target(module: str, name: str) -> str:
 
 
 def reached(module: str) -> set[str]:
-  """Everything that importing the module and calling its functions can import, packages around it included."""
+  """Everything that loading the module and calling its functions can import, parent packages included."""
   seen, waiting = set(), [module]
   while waiting:
     name = waiting.pop()
@@ -77,3 +83,20 @@ def reached(module: str) -> set[str]:
 def _parents(name: str) -> list[str]:
   parts = name.split(".")
   return [".".join(parts[:length]) for length in range(1, len(parts))]
+
+
+def layer_of(module: str) -> str:
+  """The folder under `jaxmoe/` that holds the module; `python -m jaxmoe` is the command line."""
+  alone = {"jaxmoe": "jaxmoe", "jaxmoe.__main__": "cli"}
+  return alone[module] if module in alone else module.split(".")[1]
+
+
+def pure_modules() -> list[str]:
+  """Modules that must not reach jax."""
+  return sorted(
+    name
+    for name in package_modules()
+    if name in PURE_MODULES
+    or layer_of(name) in PURE_LAYERS
+    or (layer_of(name) == "meshes" and name not in MESHES_WITH_JAX)
+  )

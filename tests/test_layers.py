@@ -6,11 +6,22 @@ import sys
 import tomllib
 
 import pytest
-from imports import ROOT, imports, package_modules, reached, scripts
+from imports import (
+  JAX_FAMILY,
+  MESHES_WITH_JAX,
+  ROOT,
+  imports,
+  layer_of,
+  package_modules,
+  pure_modules,
+  reached,
+  scripts,
+)
 
 from jaxmoe.meshes.axes import AXES, EXPERT
 
-BELOW_REPORT = {"kernels", "meshes", "config", "cost", "planner", "model", "pipeline", "train", "serve", "xla"}
+PLANNING = {"config", "meshes", "cost", "planner"}
+RUNNING = {"kernels", "model", "pipeline", "train", "serve", "xla"}
 # Layer -> the layers that it may import, beside itself. `pipeline.schedules` is the one module named alone.
 LAYERS = {
   "kernels": set(),
@@ -23,15 +34,10 @@ LAYERS = {
   "train": {"config", "meshes", "model", "pipeline"},
   "serve": {"config", "meshes", "model", "pipeline"},
   "xla": {"config", "meshes", "model", "train", "serve", "cost"},
-  "report": BELOW_REPORT,
-  "cli": BELOW_REPORT | {"report"},
+  "report": PLANNING | RUNNING,
+  "cli": PLANNING | RUNNING | {"report"},
 }
-# Layers that never reach jax, whatever they import and whichever of their functions is called.
-PURE_LAYERS = {"config", "cost", "planner"}
-PURE_MODULES = {"jaxmoe", "jaxmoe.pipeline", "jaxmoe.pipeline.schedules"}
-MESHES_WITH_JAX = {"jaxmoe.meshes.build"}
-JAX_FAMILY = {"jax", "jaxlib", "flax", "optax", "orbax", "chex"}
-# Layer -> the only other people's packages that it may import; for the layers not listed, PURE_LAYERS says enough.
+# Layer -> the only packages of others that it may import; a layer not listed may import what is declared.
 THIRD_PARTY = {"kernels": {"jax"}, "meshes": {"jax", "numpy"}, "cost": {"numpy"}}
 CHEX_LAYERS = {"model"}
 
@@ -39,9 +45,9 @@ DISTRIBUTIONS = {"yaml": "PyYAML", "orbax": "orbax-checkpoint", "jaxlib": "jax",
 
 # Calls and keywords that take mesh axes: there, not even "expert" may be spelled, which elsewhere is a role.
 AXIS_CALLS = {
-  "PartitionSpec", "P", "Mesh", "AbstractMesh", "make_mesh", "size", "axis_index", "axis_size", "pcast", "pvary",
-  "psum", "pmean", "pmax", "pmin", "ppermute", "pshuffle", "all_gather", "all_to_all", "psum_scatter",
-  "ragged_all_to_all",
+  "PartitionSpec", "P", "Mesh", "AbstractMesh", "make_mesh", "size", "axis_index", "axis_size", "pcast",
+  "pvary", "psum", "pmean", "pmax", "pmin", "ppermute", "pshuffle", "all_gather", "all_to_all",
+  "psum_scatter", "ragged_all_to_all",
 }  # fmt: skip
 AXIS_KEYWORDS = {"axis_name", "axis_names", "out_sharding", "heads_over", "experts_over"}
 
@@ -50,60 +56,59 @@ def modules_of(*layers):
   return sorted(name for name in package_modules() if layer_of(name) in layers)
 
 
-def layer_of(module):
-  return module.split(".")[1] if "." in module else "jaxmoe"
-
-
 def third_party(module):
   """(top-level name, whether imported on load) of every import that is neither ours nor Python's."""
   found = {(item.target.partition(".")[0], item.on_load) for item in imports(package_modules()[module])}
-  return {(name, on_load) for name, on_load in found if name != "jaxmoe" and name not in sys.stdlib_module_names}
-
-
-def is_pure(module):
-  in_pure_meshes = layer_of(module) == "meshes" and module not in MESHES_WITH_JAX
-  return in_pure_meshes or layer_of(module) in PURE_LAYERS or module in PURE_MODULES
+  return {(name, on_load) for name, on_load in found if name not in sys.stdlib_module_names | {"jaxmoe"}}
 
 
 def test_every_layer_is_in_the_table():
   assert {layer_of(name) for name in package_modules()} - {"jaxmoe"} <= set(LAYERS)
 
 
-@pytest.mark.parametrize("module", sorted(package_modules()))
-def test_imports_only_allowed_layers(module):
-  layer = layer_of(module)
-  ours = {item.target for item in imports(package_modules()[module]) if item.target.startswith("jaxmoe.")}
-  outside = {target for target in ours if layer_of(target) != layer}
-  allowed = LAYERS.get(layer, set())
-  assert [name for name in outside if not {layer_of(name), name.removeprefix("jaxmoe.")} & allowed] == []
+def test_modules_import_only_allowed_layers():
+  assert [edge for module in package_modules() for edge in forbidden(module)] == []
 
 
-@pytest.mark.parametrize("module", [name for name in sorted(package_modules()) if is_pure(name)])
+def forbidden(module):
+  """Imports of our modules that the table does not allow, `importer -> imported`."""
+  allowed = LAYERS.get(layer_of(module), set()) | {layer_of(module), "jaxmoe"}
+  for target in {item.target for item in imports(package_modules()[module])}:
+    ours = target.partition(".")[0] == "jaxmoe"
+    if ours and not {layer_of(target), target.removeprefix("jaxmoe.")} & allowed:
+      yield f"{module} -> {target}"
+
+
+@pytest.mark.parametrize("module", pure_modules())
 def test_pure_module_cannot_reach_jax(module):
-  assert {name for name in reached(module) if name.partition(".")[0] in JAX_FAMILY} == set()
+  assert of_packages(reached(module), JAX_FAMILY) == []
 
 
 @pytest.mark.parametrize("module", sorted(set(modules_of("meshes")) - MESHES_WITH_JAX))
 def test_pure_meshes_leave_numpy_out(module):
-  assert {name for name in reached(module) if name.partition(".")[0] == "numpy"} == set()
+  assert of_packages(reached(module), {"numpy"}) == []
 
 
-@pytest.mark.parametrize("module", modules_of(*THIRD_PARTY))
-def test_third_party_is_allowed(module):
-  assert {name for name, _ in third_party(module)} <= THIRD_PARTY[layer_of(module)]
+def of_packages(modules, packages):
+  return [name for name in modules if name.partition(".")[0] in packages]
 
 
-@pytest.mark.parametrize("module", sorted(set(package_modules()) - set(modules_of(*CHEX_LAYERS))))
-def test_chex_stays_in_tests_and_model(module):
-  assert "chex" not in {name for name, _ in third_party(module)}
+@pytest.mark.parametrize("layer", THIRD_PARTY)
+def test_layer_imports_only_allowed_third_party(layer):
+  assert {name for module in modules_of(layer) for name, _ in third_party(module)} <= THIRD_PARTY[layer]
 
 
-@pytest.mark.parametrize("module", sorted(package_modules()))
-def test_third_party_is_declared(module):
+def test_chex_stays_in_tests_and_model():
+  users = {layer_of(module) for module in package_modules() if "chex" in dict(third_party(module))}
+  assert users <= CHEX_LAYERS
+
+
+def test_third_party_is_declared():
   core, extras = declared()
-  for name, on_load in third_party(module):
-    distribution = DISTRIBUTIONS.get(name, name.replace("_", "-"))
-    assert distribution in (core if on_load else core | extras)
+  for module in package_modules():
+    for name, on_load in third_party(module):
+      distribution = DISTRIBUTIONS.get(name, name.replace("_", "-"))
+      assert distribution in (core if on_load else core | extras), f"{module} imports {name}"
 
 
 def declared():
@@ -116,28 +121,33 @@ def declared():
   )
 
 
-@pytest.mark.parametrize("source", [*sorted(package_modules()), *scripts()])
-def test_nobody_imports_bare_kernels_or_meshes(source):
-  tree = package_modules().get(source) or scripts()[source]
-  assert {item.target.partition(".")[0] for item in imports(tree)} & {"kernels", "meshes"} == set()
+def test_nobody_imports_bare_kernels_or_meshes():
+  trees = package_modules() | scripts()
+  targets = [(source, item.target) for source, tree in trees.items() for item in imports(tree)]
+  assert [pair for pair in targets if pair[1].partition(".")[0] in {"kernels", "meshes"}] == []
 
 
-@pytest.mark.parametrize("script", [path for path in scripts() if not path.startswith("tests/")])
-def test_examples_and_benchmarks_use_public_names(script):
-  imported = [node for node in ast.walk(scripts()[script]) if isinstance(node, ast.ImportFrom)]
-  names = [alias.name for node in imported if node.module.startswith("jaxmoe") for alias in node.names]
-  assert [name for name in names if name.startswith("_") and name != "__version__"] == []
+def test_examples_and_benchmarks_use_public_names():
+  for path, tree in scripts().items():
+    imported = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    names = [alias.name for node in imported if node.module.startswith("jaxmoe") for alias in node.names]
+    private = [name for name in names if name.startswith("_") and name != "__version__"]
+    assert path.startswith("tests/") or private == [], path
 
 
-@pytest.mark.parametrize("module", sorted(set(package_modules()) - {"jaxmoe.meshes.axes"}))
-def test_axis_names_are_spelled_in_one_file(module):
-  tree = package_modules()[module]
-  assert spelled(tree) & (set(AXES) - {EXPERT}) == set()
-  assert [node.lineno for node in ast.walk(tree) if EXPERT in given_as_axis(node)] == []
+def test_axis_names_are_spelled_in_one_file():
+  spelling = {module for module, tree in package_modules().items() if spelled(tree) & (set(AXES) - {EXPERT})}
+  assert spelling == {"jaxmoe.meshes.axes"}
+
+
+def test_expert_is_never_given_as_an_axis():
+  nodes = [(module, node) for module, tree in package_modules().items() for node in ast.walk(tree)]
+  assert [(module, node.lineno) for module, node in nodes if EXPERT in given_as_axis(node)] == []
 
 
 def spelled(node):
-  return {inner.value for inner in ast.walk(node) if isinstance(inner, ast.Constant) if isinstance(inner.value, str)}
+  constants = [inner.value for inner in ast.walk(node) if isinstance(inner, ast.Constant)]
+  return {value for value in constants if isinstance(value, str)}
 
 
 def given_as_axis(node):

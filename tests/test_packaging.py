@@ -11,15 +11,14 @@ import zipfile
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-COPIED = ("jaxmoe", "kernels", "meshes", "pyproject.toml", "README.md", "LICENSE")
-UNINSTALLED = ("kernels", "meshes")
+FOLDERS = ("jaxmoe", "kernels", "meshes")
 
 pytestmark = pytest.mark.packaging
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-  """The wheel of the checkout, built in a copy: a build folder left in the checkout would hide missing files."""
+  """The wheel of the checkout, built in a copy: a build folder left over would hide missing files."""
   return build_wheel(copy_of_checkout(tmp_path_factory.mktemp("checkout")), tmp_path_factory.mktemp("wheel"))
 
 
@@ -32,12 +31,11 @@ def installed(wheel, tmp_path_factory):
 
 
 def copy_of_checkout(folder):
-  for name in COPIED:
-    source = ROOT / name
-    if source.is_dir():
-      ignored = shutil.ignore_patterns("__pycache__")
-      shutil.copytree(source, folder / name, symlinks=True, ignore=ignored)
-    else:
+  for name in FOLDERS:
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=ignored)
+  for source in ROOT.iterdir():
+    if source.is_file():
       shutil.copy(source, folder)
   return folder
 
@@ -98,13 +96,13 @@ def test_sdist_builds_the_same_wheel(wheel, tmp_path):
 
 
 def test_installed_package_runs_outside_the_checkout(installed, tmp_path):
-  code = "import jaxmoe.meshes.strategy as s, jaxmoe.cli.main; print(s.__file__, s.Strategy(expert=4).devices)"
+  code = "import jaxmoe.cli.main, jaxmoe.meshes.strategy as s; print(s.__file__, s.Strategy(data=4).devices)"
   file, devices = run("-c", code, cwd=tmp_path, PYTHONPATH=str(installed)).split()
   assert pathlib.Path(file) == installed / "jaxmoe/meshes/strategy.py"
   assert devices == "4"
 
 
-@pytest.mark.parametrize("name", UNINSTALLED)
+@pytest.mark.parametrize("name", ["kernels", "meshes"])
 def test_bare_names_stay_free(installed, tmp_path, name):
   code = f"import importlib.util; print(importlib.util.find_spec({name!r}))"
   assert run("-c", code, cwd=tmp_path, PYTHONPATH=str(installed)).strip() == "None"

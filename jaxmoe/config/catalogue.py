@@ -49,7 +49,7 @@ def load_cluster(name_or_path: str) -> Cluster:
 
 
 def load_model(name_or_path: str) -> ModelConfig:
-  """A model by its own name, a deployment's name, a model YAML, a deployment YAML or a Hugging Face `config.json`.
+  """A model by its own name, a deployment's name, a YAML of either, or a `config.json`.
 
   Raises:
     UsageError: no such name or file, or a fault in it.
@@ -67,13 +67,17 @@ def _deployment(data: Mapping[str, Any], folder: Path | None) -> Deployment:
 
 
 def _model_of(form: DeploymentForm, folder: Path | None) -> ModelConfig:
-  """A deployment's model: written out, a name, or a model's file (not another deployment's: that could be this one)."""
+  """A deployment's model: written out, a name, or a model's file (another deployment's could be this one)."""
   if isinstance(form.model, dict):
-    return _model(form.model, name=form.name, prefix="model")
+    return _model(form.model, name=form.name, field="model")
   name = _reference("model", form.model)
   if name in _entries("deployments"):
     return load_deployment(name).model
   data, origin, _ = _open("models", name, beside=folder)
+  if "strategy" in data:
+    raise UsageError(
+      f"model: expected a model's file, got a deployment's, {shown(origin)}; write its model out"
+    )
   with _faults_of(origin):
     return _model(data, name=_stem(origin))
 
@@ -86,8 +90,12 @@ def _cluster_of(form: DeploymentForm, folder: Path | None) -> Cluster:
     return cluster_from(data)
 
 
-def _model(data: Mapping[str, Any], *, name: str, prefix: str = "") -> ModelConfig:
-  return model_from_huggingface(data, name=name) if is_huggingface(data) else model_from(data, name=name, prefix=prefix)
+def _model(data: Mapping[str, Any], *, name: str, field: str = "") -> ModelConfig:
+  """A model in either form; `field` is where it stands in a deployment."""
+  if not is_huggingface(data):
+    return model_from(data, name=name, prefix=field)
+  with _faults_of(field):
+    return model_from_huggingface(data, name=name)
 
 
 def _reference(field: str, value: Any) -> str:
@@ -102,13 +110,19 @@ def _entries(kind: str) -> dict[str, Traversable]:
   return {_stem(file.name): file for file in files if file.name.endswith(_SUFFIXES)}
 
 
-def _open(kind: str, name_or_path: str, *, beside: Path | None = None) -> tuple[dict[str, Any], str, Path | None]:
+def _open(
+  kind: str, name_or_path: str, *, beside: Path | None = None
+) -> tuple[dict[str, Any], str, Path | None]:
   """A file's mapping, the name that messages give it, and the folder that its own paths start from."""
   entries = _entries(kind)
   if name_or_path in entries:
     entry = entries[name_or_path]
     origin = f"{kind}/{entry.name}"
-    return parse_mapping(entry.read_bytes(), origin=origin, is_json=entry.name.endswith(".json")), origin, None
+    return (
+      parse_mapping(entry.read_bytes(), origin=origin, is_json=entry.name.endswith(".json")),
+      origin,
+      None,
+    )
   if _is_path(name_or_path):
     path = _file_of(Path(beside or "") / Path(name_or_path).expanduser())
     return read_mapping(path), str(path), path.parent
@@ -144,4 +158,4 @@ def _faults_of(origin: str) -> Iterator[None]:
   try:
     yield
   except UsageError as error:
-    raise UsageError(f"{shown(origin)}: {error}") from error
+    raise UsageError(f"{shown(origin)}: {error}" if origin else str(error)) from error

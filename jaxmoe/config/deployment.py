@@ -1,4 +1,4 @@
-"""A deployment: one model, on one cluster, under one strategy, doing one job; and what its document claims."""
+"""A deployment: one model, on one cluster, under one strategy, doing one job; what its document claims."""
 
 import dataclasses
 import math
@@ -41,8 +41,8 @@ class Deployment:
     expert_numbering: how its document numbers experts: 0 to E-1 in every layer, or on through the stages.
 
   Raises:
-    UsageError: the strategy needs more devices than the cluster has, or a dimension does not divide over its axes;
-      the message names the field and the nearest legal value.
+    UsageError: the strategy needs more devices than the cluster has, or a dimension does not divide over its
+      axes; the message names the field and the nearest legal value.
   """
 
   name: str
@@ -72,8 +72,9 @@ class Deployment:
         )
     if self.sequences_per_device % self.job.microbatches:
       raise UsageError(
-        f"job.microbatches={self.job.microbatches} must divide the {self.sequences_per_device} sequences of a device;"
-        f" the nearest legal value is {nearest_divisor(self.sequences_per_device, self.job.microbatches)}"
+        f"job.microbatches={self.job.microbatches} must divide the"
+        f" {self.sequences_per_device} sequences of a device; the nearest legal value is"
+        f" {nearest_divisor(self.sequences_per_device, self.job.microbatches)}"
       )
     if self.microbatch_tokens % self.strategy.size(*self.strategy.slice_axes):
       raise UsageError(
@@ -128,6 +129,6 @@ class Deployment:
 
 
 def expert_capacity(tokens: int, model: ModelConfig, capacity_factor: float) -> int:
-  """ceil(factor x tokens x experts_per_token / num_experts), at most `tokens`: no expert gets a token twice."""
+  """ceil(factor x tokens x experts_per_token / num_experts), at most `tokens`."""
   balanced = tokens * model.experts_per_token / model.num_experts
   return min(tokens, max(1, math.ceil(capacity_factor * balanced)))

@@ -1,7 +1,7 @@
-"""Reading of users' YAML and JSON files: a mapping with text keys, or one `UsageError` that says what to change.
+"""Reading of users' YAML and JSON files: a mapping with text keys, or one `UsageError`.
 
-Numbers follow YAML 1.2, in which `400e12` is a number, `010` is text and `no` is text; `_` may group digits. Anchors and
-aliases are refused, for a few of them can stand for more data than memory holds.
+Numbers follow YAML 1.2, in which `400e12` is a number, `010` is text and `no` is text; `_` may group digits.
+Anchors and aliases are refused, for a few of them can stand for more data than memory holds.
 """
 
 import difflib
@@ -49,9 +49,11 @@ def parse_mapping(content: bytes, *, origin: str, is_json: bool = False) -> dict
   label = shown(origin)
   try:
     text = content.decode("utf-8-sig")
-    data = _parse_json(text) if is_json else yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    data = _parse_json(text) if is_json else yaml.load(text, Loader=_Loader)
   except UnicodeDecodeError as error:
-    raise UsageError(f"{label}: expected UTF-8 text, got byte {content[error.start]:#04x} at {error.start}") from error
+    raise UsageError(
+      f"{label}: expected UTF-8 text, got byte {content[error.start]:#04x} at {error.start}"
+    ) from error
   except RecursionError as error:
     raise UsageError(f"{label}: nested too deeply; write it flatter") from error
   except (yaml.YAMLError, ValueError) as error:
@@ -87,10 +89,10 @@ def got(value: object) -> str:
 
 
 def closest(wish: str, options: Iterable[str]) -> str:
-  """`; did you mean 'x'?`, or nothing when no option is near."""
+  """` (did you mean 'x'?)`, or nothing when no option is near."""
   by_lower = {option.lower(): option for option in options}
   near = difflib.get_close_matches(wish.lower()[:80], by_lower, n=1, cutoff=0.5)
-  return f"; did you mean '{by_lower[near[0]]}'?" if near else ""
+  return f" (did you mean '{by_lower[near[0]]}'?)" if near else ""
 
 
 class _FileError(ValueError):

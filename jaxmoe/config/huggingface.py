@@ -1,7 +1,7 @@
-"""`ModelConfig` from a Hugging Face `config.json`; what cannot be expressed exactly is refused, never approximated.
+"""`ModelConfig` from a Hugging Face `config.json`; what it cannot express is refused, never approximated.
 
-Keys that describe neither shape nor function (token ids, dropout, initialisation, dtype) are passed over. Defaults are
-those of the family's own configuration class, for files leave out what equals them.
+Keys that describe neither shape nor function (token ids, dropout, initialisation, dtype) are passed over.
+Defaults are those of the family's own configuration class, for files leave out what equals them.
 """
 
 from collections.abc import Iterator, Mapping
@@ -26,7 +26,7 @@ def model_from_huggingface(data: Mapping[str, Any], *, name: str) -> ModelConfig
   """The model of one `config.json`, also when a wrapper nests it under `text_config`.
 
   Raises:
-    UsageError: an unknown family, a missing or mistyped field, or a feature that `ModelConfig` has no field for.
+    UsageError: an unknown family, a missing or mistyped field, or a feature that `ModelConfig` lacks.
   """
   data = _text_config(data)
   config = checked(_family(data.get("model_type")), data)
@@ -101,11 +101,11 @@ class _Config(BaseModel):
   def refusals(self) -> Iterator[str]:
     """One sentence for each feature that `ModelConfig` cannot express."""
     if self.hidden_act not in ("silu", "swish"):
-      yield f"hidden_act: expected 'silu', got {got(self.hidden_act)}; gated experts with other activations are not read"
+      yield f"hidden_act: expected 'silu', got {got(self.hidden_act)}; no other activation is read here"
     if self.attention_bias:
       yield "attention_bias: expected false, got true; attention with biases cannot be expressed"
     if self._slides() or any(kind != "full_attention" for kind in self.layer_types or ()):
-      yield "sliding_window: expected null, got a window in use; every layer here attends to the whole sequence"
+      yield "sliding_window: expected null, got a window in use; layers attend to whole sequences here"
     if self.quantization_config:
       yield "quantization_config: expected none; remove it and name the stored dtype in job.precision.weights"
     for key in ("rope_scaling", "rope_parameters"):
@@ -155,9 +155,9 @@ class _Qwen3Moe(_Config):
   def refusals(self) -> Iterator[str]:
     yield from super().refusals()
     if self.decoder_sparse_step != 1:
-      yield f"decoder_sparse_step: expected 1, got {self.decoder_sparse_step}; dense layers cannot be expressed"
+      yield f"decoder_sparse_step: expected 1, got {self.decoder_sparse_step}; no layer may be dense"
     if self.mlp_only_layers:
-      yield f"mlp_only_layers: expected [], got {self.mlp_only_layers[:8]}; dense layers cannot be expressed"
+      yield f"mlp_only_layers: expected [], got {self.mlp_only_layers[:8]}; no layer may be dense"
 
   def _slides(self) -> bool:
     return self.use_sliding_window and super()._slides()
@@ -214,9 +214,10 @@ def _text_config(data: Mapping[str, Any]) -> Mapping[str, Any]:
 def _rope_refusals(key: str, rope: Mapping[str, Any]) -> Iterator[str]:
   kind = rope.get("rope_type", rope.get("type", "default"))
   if kind != "default":
-    yield f"{key}: expected rotary positions of type default, got {got(kind)}; scaled positions cannot be expressed"
-  if rope.get("partial_rotary_factor", 1) != 1:
-    yield f"{key}.partial_rotary_factor: expected 1, got {got(rope['partial_rotary_factor'])}; it cannot be expressed"
+    yield f"{key}: expected type default, got {got(kind)}; scaled positions cannot be expressed"
+  part = rope.get("partial_rotary_factor", 1)
+  if part != 1:
+    yield f"{key}.partial_rotary_factor: expected 1, got {got(part)}; every head turns whole here"
   theta = rope.get("rope_theta")
   if theta is not None and not (type(theta) in (int, float) and 0 < theta < 1e30):
     yield f"{key}.rope_theta: expected a number above 0, got {got(theta)}"

@@ -44,8 +44,8 @@ class Job:
   """One step on one global batch.
 
   Attributes:
-    kind: `train` is value, gradient and optimizer update; `prefill` fills the cache from a prompt and gives the next
-      token's logits; `decode` adds one token to every sequence.
+    kind: `train` is value, gradient and optimizer update; `prefill` fills the cache from a prompt and gives
+      the next token's logits; `decode` adds one token to every sequence.
     batch: sequences in the global batch.
     sequence_length: tokens of a sequence; for decode, slots of the cache, of which all but one are filled.
     microbatches: parts that a device's share of the batch goes through the pipeline in.
@@ -68,7 +68,7 @@ class Job:
       if getattr(self, name) < 1:
         raise UsageError(f"job.{name} must be at least 1, got {getattr(self, name)}")
     if not self.capacity_factor > 0:
-      raise UsageError(f"job.capacity_factor must be above 0, got {self.capacity_factor}; 1.0 is a balanced share")
+      raise UsageError(f"job.capacity_factor must be above 0, got {self.capacity_factor}; 1.0 is balanced")
 
   @property
   def query_length(self) -> int:

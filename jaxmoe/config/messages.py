@@ -1,4 +1,4 @@
-"""pydantic's errors as one sentence: the field's path, what was expected, what came and the nearest legal value."""
+"""pydantic's errors as one sentence: the field's path, what was expected, what came and what is legal."""
 
 from typing import Any, get_args
 

@@ -64,10 +64,13 @@ class ModelConfig:
       )
     if self.experts_per_token > self.num_experts:
       raise UsageError(
-        f"model.experts_per_token must lie in [1, num_experts={self.num_experts}], got {self.experts_per_token}"
+        f"model.experts_per_token must lie in [1, num_experts={self.num_experts}],"
+        f" got {self.experts_per_token}"
       )
     if self.head_dim % 2:
-      raise UsageError(f"model.head_dim must be even for rotary positions, got {self.head_dim}; use {self.head_dim + 1}")
+      raise UsageError(
+        f"model.head_dim must be even for rotary positions, got {self.head_dim}; use {self.head_dim + 1}"
+      )
 
   @property
   def expert_matrices(self) -> int:

@@ -1,13 +1,21 @@
 """The YAML forms of models, clusters and deployments, and their way into the frozen dataclasses.
 
-All values are in SI base units (bytes, bytes/s, FLOP/s, seconds); `64_000_000_000` and `400e12` are readable spellings.
-Keys and types are strict. An unknown key is an error, a number in quotes is text, and true is not 1.
+All values are in SI base units (bytes, bytes/s, FLOP/s, seconds); `64_000_000_000` and `400e12` are readable
+spellings. Keys and types are strict: an unknown key is an error, a number in quotes is text, true is not 1.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+  AfterValidator,
+  BaseModel,
+  ConfigDict,
+  Field,
+  StringConstraints,
+  ValidationError,
+  model_validator,
+)
 
 from jaxmoe.config.deployment import Claim, Deployment, ExpertNumbering, Reading
 from jaxmoe.config.files import closest, got
@@ -25,12 +33,19 @@ def _known_dtype(name: str) -> str:
   return name
 
 
+def _known_version(version: int) -> int:
+  if version != 1:
+    raise ValueError(f"expected 1, the version of files that this jaxmoe reads, got {version}")
+  return version
+
+
 def _one_printable_line(text: str) -> str:
   if not text.isprintable():
     raise ValueError("expected one line of printable text; remove line breaks and control characters")
   return text
 
 
+Version = Annotated[int, AfterValidator(_known_version)]
 Size = Annotated[int, Field(ge=1, le=1 << 24)]
 Layers = Annotated[int, Field(ge=1, le=10_000)]
 Bytes = Annotated[int, Field(ge=1, le=1 << 60)]
@@ -53,7 +68,7 @@ class Form(BaseModel):
 class ModelForm(Form):
   """`num_kv_heads` is `num_heads` if left out; `head_dim` is `d_model / num_heads`."""
 
-  schema_version: Literal[1] = 1
+  schema_version: Version = 1
   name: Name | None = None
   num_layers: Layers
   d_model: Size
@@ -83,7 +98,7 @@ class TierForm(Form):
 
 
 class ClusterForm(Form):
-  schema_version: Literal[1] = 1
+  schema_version: Version = 1
   name: Name
   devices: Size
   devices_per_host: Size
@@ -146,7 +161,7 @@ class ReadingForm(Form):
 class DeploymentForm(Form):
   """`model` and `cluster` are a name, a path beside the file, or written out; see `catalogue`."""
 
-  schema_version: Literal[1]
+  schema_version: Version
   name: Name
   title: Line
   document: Line | None = None
@@ -193,7 +208,7 @@ def whole_head_dim(d_model: int, num_heads: int) -> int:
   """K where only D and H are known."""
   if d_model % num_heads:
     raise UsageError(
-      f"model.head_dim is missing and d_model={d_model} does not divide over num_heads={num_heads}; add head_dim"
+      f"model.head_dim is missing, and d_model={d_model} is no multiple of num_heads={num_heads}; add it"
     )
   return d_model // num_heads
 
@@ -206,6 +221,12 @@ def cluster_from(data: Mapping[str, Any], *, prefix: str = "") -> Cluster:
 
 def deployment_from(form: DeploymentForm, *, model: ModelConfig, cluster: Cluster) -> Deployment:
   """The deployment once its model and cluster are known."""
+  compute = form.job.precision.compute
+  if compute not in cluster.peak_flops_per_s:
+    raise UsageError(
+      f"job.precision.compute: expected one of {', '.join(cluster.peak_flops_per_s)},"
+      f" which cluster {cluster.name} has a peak for, got {got(compute)}"
+    )
   return Deployment(
     **form.model_dump(include={"name", "title", "document", "expert_numbering"}),
     model=model,
@@ -218,8 +239,9 @@ def deployment_from(form: DeploymentForm, *, model: ModelConfig, cluster: Cluste
 
 
 def _strategy(form: StrategyForm) -> Strategy:
-  fields = form.model_dump(exclude_none=True)
-  return Strategy(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
+  over = form.model_dump(include={"heads_over", "experts_over"}, exclude_none=True)
+  fields: dict[str, Any] = {key: tuple(axes) for key, axes in over.items()}
+  return Strategy(**form.model_dump(exclude={"heads_over", "experts_over"}), **fields)
 
 
 def _job(form: JobForm) -> Job:

@@ -1,6 +1,7 @@
 """Every collective that one device executes: what it moves, how often, and over which mesh axes."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
 from jaxmoe.xla import groups, opcodes
@@ -16,7 +17,7 @@ class Collective:
     kind: `all-reduce`, `all-gather`, `reduce-scatter`, `all-to-all`, `collective-permute`, ...
     axes: mesh axes in mesh order; `("?",)` if its groups are no sub-mesh; `()` if it moves nothing.
     group_size: devices in one group; 2 for a permute.
-    payload_bytes: of one execution on one device: the full-side buffer (the operand, or an all-gather's result).
+    payload_bytes: of one execution on one device: the operand, or an all-gather's result.
     elements: of that buffer.
     dtype: HLO's spelling; several joined by `+`.
     count: executions by one device in one run.
@@ -35,19 +36,28 @@ class Collective:
   bound: bool
 
 
-def collectives(module: Module, axis_sizes: Mapping[str, int], declared: Declared = NOTHING) -> list[Collective]:
+def collectives(
+  module: Module, axis_sizes: Mapping[str, int], declared: Declared = NOTHING
+) -> list[Collective]:
   """Those that move data between devices; `axis_sizes` lists the mesh axes outermost first.
 
   Raises:
+    ValueError: the axes make up another number of devices than the module is for.
     UnknownOperation, UnknownTripCount: see `walk`.
   """
   return [collective for collective in every_collective(module, axis_sizes, declared) if collective.axes]
 
 
-def every_collective(module: Module, axis_sizes: Mapping[str, int], declared: Declared = NOTHING) -> list[Collective]:
+def every_collective(
+  module: Module, axis_sizes: Mapping[str, int], declared: Declared = NOTHING
+) -> list[Collective]:
   """Also those within groups of one device, with `axes == ()`."""
+  if math.prod(axis_sizes.values()) != module.devices:
+    raise ValueError(f"axis sizes {dict(axis_sizes)} must multiply to the module's {module.devices} devices")
   visits = walk(module, declared, weight=lambda visit: _traffic(visit, module.devices))
-  return [_collective(visit, module.devices, axis_sizes) for visit in visits if _is_collective(visit.instruction)]
+  return [
+    _collective(visit, module.devices, axis_sizes) for visit in visits if _is_collective(visit.instruction)
+  ]
 
 
 def _is_collective(x: Instruction) -> bool:
@@ -91,7 +101,7 @@ def _group_size(x: Instruction, devices: int) -> int:
 
 
 def _buffers(x: Instruction) -> tuple[Instruction, ...]:
-  """The operands that travel: a ragged all-to-all and an in-place permute also take buffers and offsets that do not."""
+  """The operands that travel; a ragged all-to-all and an in-place permute also take buffers and offsets."""
   alone = opcodes.base(x.opcode) in ("ragged-all-to-all", "collective-permute")
   return x.operands[:1] if alone else x.operands
 

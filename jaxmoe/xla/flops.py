@@ -21,9 +21,9 @@ class FlopCount:
   """Matmul FLOPs of one device in one run; a multiply and an add are two.
 
   Attributes:
-    by_scope: `layer/attention` -> FLOPs, by the user scopes around each matmul; `""` for those outside any scope and
-      those whose op name the compiler dropped.
-    bound: the part of `total` that lies in conditionals with undeclared shares, counted at their heaviest branch.
+    by_scope: `layer/attention` -> FLOPs, by the user scopes around each matmul; `""` for those outside any
+      scope and those whose op name the compiler dropped.
+    bound: the part of `total` in conditionals with undeclared shares, counted at their heaviest branch.
   """
 
   total: float
@@ -55,8 +55,8 @@ def matmul_flops(module: Module, declared: Declared = NOTHING) -> FlopCount:
 class _Counter:
   """FLOPs of one visit.
 
-  A dot may end as a multiply (nothing to contract), or as a multiply without a name, summed by one or several reduces of
-  which the last bears the dot's name; such a chain counts once, at its last reduce.
+  A dot may end as a multiply (nothing to contract), or as a multiply without a name, summed by one or several
+  reduces of which the last bears the dot's name; such a chain counts once, at its last reduce.
   """
 
   def __init__(self, module: Module, declared: Declared):
@@ -101,13 +101,13 @@ def _source(module: Module, visit: Visit) -> tuple[Instruction, set[Instruction]
       passed.add(x)
       x = x.operands[0]
     elif x.opcode == "get-tuple-element" and x.operands[0].opcode == "fusion":
-      index, x = x.number("index"), x.operands[0]
+      index, x = int(x.word("index")), x.operands[0]
     elif x.opcode in ("call", "fusion"):
       frame = enter(module, x, frame)
       x = frame.computation.root
       x, index = (x.operands[index], 0) if x.opcode == "tuple" else (x, 0)
-    elif x.opcode == "parameter" and frame.caller is not None and frame.caller.opcode in ("call", "fusion"):
-      x, frame = frame.caller.operands[int(x.literal)], frame.parent
+    elif x.opcode == "parameter" and (argument := frame.argument(x)):
+      x, frame = argument.instruction, argument.frame
     else:
       return x, passed
 
@@ -138,22 +138,24 @@ def _custom_call(x: Instruction, declared: Declared) -> float:
 
 
 def _convolution(x: Instruction) -> int:
-  """2 x batch x output features x input features of a group x window positions that fall on data, not on padding."""
-  left, right, out = re.fullmatch(r"(\w+)_(\w+)->(\w+)", x.word("dim_labels")).groups()
+  """2 x batch x output features x input features of a group x window positions on data, not on padding."""
+  left, right, out = re.split("_|->", x.word("dim_labels"))
   image, kernel = x.operands[0].shape.dims, x.operands[1].shape.dims
-  spatial = [label for label in out if label.isdigit()]
+  spatial = [label for label in out if label.isdigit()]  # `b01f`: the digits number the spatial dimensions
   positions = math.prod(
     _window_positions(
-      image[left.index(label)], kernel[right.index(label)], x.shape.dims[out.index(label)], _window(x, int(label))
+      image[left.index(d)], kernel[right.index(d)], x.shape.dims[out.index(d)], _window(x, int(d))
     )
-    for label in spatial
+    for d in spatial
   )
-  return 2 * x.shape.dims[out.index("b")] * x.shape.dims[out.index("f")] * kernel[right.index("i")] * positions
+  batch, features = x.shape.dims[out.index("b")], x.shape.dims[out.index("f")]
+  return 2 * batch * features * kernel[right.index("i")] * positions
 
 
 def _window(x: Instruction, dim: int) -> dict[str, int]:
   """Stride, low padding and dilations of one spatial dimension."""
-  fields = dict(re.findall(r"(\w+)=([\dx_\-]+)", re.search(r"window=\{([^}]*)\}|$", x.attributes).group(1) or ""))
+  window = re.search(r"window=\{([^}]*)\}", x.attributes)
+  fields = dict(re.findall(r"(\w+)=([\dx_\-]+)", window.group(1))) if window else {}
 
   def at(key: str, default: str) -> int:
     return int(fields[key].split("x")[dim].split("_")[0]) if key in fields else int(default)
@@ -167,5 +169,7 @@ def _window_positions(image: int, kernel: int, out: int, window: dict[str, int])
   total = 0
   for element in range(kernel):
     at = starts + element * window["rhs_dilate"]
-    total += int(np.sum((at >= 0) & (at <= (image - 1) * window["lhs_dilate"]) & (at % window["lhs_dilate"] == 0)))
+    total += int(
+      np.sum((at >= 0) & (at <= (image - 1) * window["lhs_dilate"]) & (at % window["lhs_dilate"] == 0))
+    )
   return total

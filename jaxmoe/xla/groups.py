@@ -12,7 +12,9 @@ from jaxmoe.xla.hlo import Instruction
 UNMAPPED = "?"
 
 _IOTA = r"\[([\d,]+)\](?:<=\[([\d,]+)\])?(?:T\(([\d,]+)\))?"
-_MESH = re.compile(r"replica_groups=mesh\[(?P<axes>[^\]]*)\](?:, device_ids=\((?P<ids>[^{]*)\))? \{(?P<over>[^}]*)\}")
+_MESH = re.compile(
+  r"replica_groups=mesh\[(?P<axes>[^\]]*)\](?:, device_ids=\((?P<ids>[^{]*)\))? \{(?P<over>[^}]*)\}"
+)
 _IOTA_GROUPS = re.compile(r"replica_groups=" + _IOTA)
 _RAW_GROUPS = re.compile(r"replica_groups=\{((?:\{[\d,]*\},?)*)\}")
 _PAIRS = re.compile(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}")
@@ -29,7 +31,9 @@ def replica_groups(x: Instruction, devices: int) -> np.ndarray:
   if iota := _IOTA_GROUPS.search(x.attributes):
     return _iota(*iota.groups())
   if raw := _RAW_GROUPS.search(x.attributes):
-    groups = [_numbers(group) for group in re.findall(r"\{([\d,]*)\}", raw.group(1))] or [tuple(range(devices))]
+    groups = [_numbers(group) for group in re.findall(r"\{([\d,]*)\}", raw.group(1))] or [
+      tuple(range(devices))
+    ]
     if len({len(group) for group in groups}) != 1:
       raise NotImplementedError(f"replica groups of {x.name} differ in size: {raw.group(0)}")
     return np.array(groups)
@@ -55,7 +59,9 @@ def group_axes(groups: np.ndarray, axis_sizes: Mapping[str, int]) -> tuple[str, 
   if sorted(groups.flat) != list(range(math.prod(axis_sizes.values()))):
     return (UNMAPPED,)
   axes = _varying(groups, axis_sizes)
-  full = math.prod(axis_sizes[axis] for axis in axes) == groups.shape[1]  # distinct ranks, so as many as the sub-mesh
+  full = (
+    math.prod(axis_sizes[axis] for axis in axes) == groups.shape[1]
+  )  # distinct ranks, so as many as the sub-mesh
   return axes if full else (UNMAPPED,)
 
 
@@ -86,7 +92,9 @@ def _mesh_groups(axes: str, ids: str | None, over: str) -> np.ndarray:
   ]
   cuts = {name: _cuts(size, [part for part in used if part[0] == name]) for name, size in sizes.items()}
   labels = [(name, before) for name in sizes for before, _ in cuts[name]]
-  ranks = _device_ids(ids, math.prod(sizes.values())).reshape([size for name in sizes for _, size in cuts[name]])
+  ranks = _device_ids(ids, math.prod(sizes.values())).reshape(
+    [size for name in sizes for _, size in cuts[name]]
+  )
   inner = [labels.index((name, before)) for name, before, _ in used]
   outer = [dim for dim in range(ranks.ndim) if dim not in inner]
   return ranks.transpose(outer + inner).reshape(-1, math.prod(size for _, _, size in used))
@@ -94,7 +102,9 @@ def _mesh_groups(axes: str, ids: str | None, over: str) -> np.ndarray:
 
 def _cuts(size: int, parts: Sequence[tuple[str, int, int]]) -> list[tuple[int, int]]:
   """`(product of what comes before, size)` of the pieces that `parts` cut an axis into."""
-  edges = sorted({1, size} | {before for _, before, _ in parts} | {before * part for _, before, part in parts})
+  edges = sorted(
+    {1, size} | {before for _, before, _ in parts} | {before * part for _, before, part in parts}
+  )
   return [(low, high // low) for low, high in itertools.pairwise(edges)] or [(1, 1)]
 
 

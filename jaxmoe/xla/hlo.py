@@ -1,7 +1,7 @@
 """A typed view of one HLO module: computations, instructions, shapes and attributes.
 
-jaxlib's own objects lack what a cost walk needs (no shapes in 0.11; no roots, entry or attributes in any version), so the
-module is read once from its canonical text, which jaxlib prints and checks.
+jaxlib's own objects lack what a cost walk needs (no shapes in 0.11; no roots, entry or attributes in any
+version), so the module is read once from its canonical text, which jaxlib prints and checks.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Mapping
 
-from jaxlib import _hlo
+from jaxlib import _hlo  # pyright: ignore[reportAttributeAccessIssue]
 
 _COMPUTATION = re.compile(r"^(?P<entry>ENTRY )?%?(?P<name>[\w.\-]+) \(.*\) -> .* \{$")
 _INSTRUCTION = re.compile(r"^\s+(?P<root>ROOT )?%?(?P<name>[\w.\-$]+) = (?P<rest>.*)$")
@@ -36,7 +36,7 @@ class Shape:
 
 
 def item_bytes(dtype: str) -> float:
-  """Bytes of one element: the first number in the name counts bits (`bf16` 2, `f8e4m3fn` 1, `s4` 0.5); `pred` is 1."""
+  """Bytes of one element: the first number in the name counts bits (`f8e4m3fn` 1, `s4` 0.5); `pred` is 1."""
   if dtype == "pred":
     return 1
   bits = re.search(r"\d+", dtype)
@@ -69,7 +69,7 @@ class Instruction:
 
   @property
   def op_name(self) -> str:
-    """jax's path of scopes and primitive, `jit(f)/layer/attention/dot_general`; empty if the compiler dropped it."""
+    """jax's path of scopes and primitive, `jit(f)/layer/dot_general`; empty if the compiler dropped it."""
     return self.text("op_name")
 
   @property
@@ -99,11 +99,6 @@ class Instruction:
     """An unquoted attribute, `direction=LT`; empty if absent."""
     found = re.search(rf"\b{key}=([\w.\->]+)", self.attributes)
     return found.group(1) if found else ""
-
-  def number(self, key: str) -> int | None:
-    """A whole-number attribute, `index=2`."""
-    word = self.word(key)
-    return int(word) if word else None
 
   def dims(self, key: str) -> tuple[int, ...]:
     """A list of dimensions, `lhs_contracting_dims={1}`; `()` if absent."""
@@ -147,11 +142,11 @@ class Module:
 
   @classmethod
   def _from_canonical(cls, text: str) -> "Module":
-    computations, entry, lines = {}, None, text.splitlines()
+    computations, entry, lines = {}, "", text.splitlines()
     for number, line in enumerate(lines):
       head = _COMPUTATION.match(line)
       if head:
-        body = lines[number + 1 : lines.index("}", number)]
+        body = lines[number + 1 : _block_end(lines, number)]
         computations[head["name"]] = _computation(head["name"], body)
         entry = head["name"] if head["entry"] else entry
     header = "\n".join(lines[: next(i for i, line in enumerate(lines) if _COMPUTATION.match(line))])
@@ -161,23 +156,26 @@ class Module:
 
   def source(self, instruction: Instruction) -> str:
     """`file.py:12` where jax traced it; empty if unknown."""
-    frame = instruction.number("stack_frame_id")
-    return self._sources.get(frame, "") if frame else ""
+    return self._sources.get(instruction.word("stack_frame_id"), "")
 
   @functools.cached_property
-  def _sources(self) -> dict[int, str]:
-    files = dict(re.findall(r'^(\d+) "(.*\.\w+)"$', self.header.partition("FunctionNames")[0], re.M))
+  def _sources(self) -> dict[str, str]:
+    files = dict(re.findall(r'^(\d+) "(.*)"$', self.header.partition("FunctionNames")[0], re.M))
     locations = {
       number: f"{files.get(file, '?')}:{line}"
       for number, file, line in re.findall(r"^(\d+) \{file_name_id=(\d+) .*?line=(\d+)", self.header, re.M)
     }
     frames = re.findall(r"^(\d+) \{file_location_id=(\d+)", self.header, re.M)
-    return {int(number): locations.get(location, "") for number, location in frames}
+    return {number: locations.get(location, "") for number, location in frames}
+
+
+def _block_end(lines: list[str], start: int) -> int:
+  return next(number for number in range(start, len(lines)) if lines[number].startswith("}"))
 
 
 def _computation(name: str, lines: list[str]) -> Computation:
   instructions: dict[str, Instruction] = {}
-  root = None
+  root = ""
   for line in lines:
     match = _INSTRUCTION.match(line)
     assert match, f"unreadable HLO line in {name}: {line[:200]}"

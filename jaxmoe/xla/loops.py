@@ -1,7 +1,7 @@
 """How often a while loop runs: XLA's own answer, or derived from its condition.
 
-A value inside a loop is followed as `slope * i + offset` of the induction variable i, through calls, fusions, tuples and
-enclosing loops that pass it on unchanged. What cannot be followed is unknown, never guessed.
+A value inside a loop is followed as `slope * i + offset` of the induction variable i, through calls, fusions,
+tuples and enclosing loops that pass it on unchanged. What cannot be followed is unknown, never guessed.
 """
 
 import dataclasses
@@ -23,8 +23,21 @@ class Frame:
   """A computation as called from one place: the call stack of the walk."""
 
   computation: Computation
-  caller: Instruction | None = None
-  parent: "Frame | None" = None
+  site: "Site | None" = None
+
+  def argument(self, parameter: Instruction) -> "Site | None":
+    """What a call or fusion passes for a parameter; `None` in the entry, loops and branches."""
+    if self.site is None or self.site.instruction.opcode not in ("call", "fusion"):
+      return None
+    return Site(self.site.instruction.operands[int(parameter.literal)], self.site.frame)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Site:
+  """An instruction and the frame that it stands in."""
+
+  instruction: Instruction
+  frame: Frame
 
 
 class Affine(NamedTuple):
@@ -44,15 +57,15 @@ class _Symbol(NamedTuple):
 def enter(module: Module, call: Instruction, frame: Frame) -> Frame:
   """Inside of a call or fusion that stands in `frame`."""
   called = call.called
-  return Frame(module.computations[called.get("calls") or called["to_apply"]], call, frame)
+  return Frame(module.computations[called.get("calls") or called["to_apply"]], Site(call, frame))
 
 
 def trip_count(module: Module, loop: Instruction, frame: Frame) -> int:
   """Times that the body of `loop`, found in `frame`, runs.
 
   Raises:
-    UnknownTripCount: XLA does not say, and the condition is not `i < constant` (or <=, >, >=, !=) over an i that starts
-      at a constant and moves by a constant.
+    UnknownTripCount: XLA does not say, and the condition is not `i < constant` (or <=, >, >=, !=) over an i
+      that starts at a constant and moves by a constant.
   """
   known = _KNOWN_TRIP_COUNT.search(loop.attributes)
   if known:
@@ -74,7 +87,7 @@ class _Evaluator:
     self._module, self._computations = module, module.computations
 
   def trips(self, loop: Instruction, frame: Frame) -> int | None:
-    condition = Frame(self._computations[loop.called["condition"]], loop, frame)
+    condition = Frame(self._computations[loop.called["condition"]], Site(loop, frame))
     compare, inner = self._through_calls(condition.computation.root, condition)
     if compare.opcode != "compare":
       return None
@@ -98,7 +111,7 @@ class _Evaluator:
 
   def _step(self, symbol: _Symbol, frame: Frame, symbols: tuple[_Symbol, ...]) -> int | None:
     """What one iteration adds to the symbol's element."""
-    body = Frame(self._computations[symbol.loop.called["body"]], symbol.loop, frame)
+    body = Frame(self._computations[symbol.loop.called["body"]], Site(symbol.loop, frame))
     after = self._element(body.computation.root, symbol.index, body, (*symbols, symbol))
     return after.offset if after is not None and after.slope == 1 else None
 
@@ -113,10 +126,9 @@ class _Evaluator:
       inner = enter(self._module, x, frame)
       return self._value(inner.computation.root, inner, symbols)
     if x.opcode == "get-tuple-element":
-      return self._element(x.operands[0], x.number("index"), frame, symbols)
-    if x.opcode == "parameter" and frame.caller is not None and frame.caller.opcode in ("call", "fusion"):
-      return self._value(frame.caller.operands[int(x.literal)], frame.parent, symbols)
-    return None
+      return self._element(x.operands[0], int(x.word("index")), frame, symbols)
+    argument = frame.argument(x) if x.opcode == "parameter" else None
+    return self._value(argument.instruction, argument.frame, symbols) if argument else None
 
   def _element(self, x: Instruction, index: int, frame: Frame, symbols: tuple[_Symbol, ...]) -> Affine | None:
     """Element `index` of the tuple `x`."""
@@ -129,13 +141,17 @@ class _Evaluator:
       return self._element(inner.computation.root, index, inner, symbols)
     if x.opcode == "while":
       return self._carried(_Symbol(x, index), frame, symbols)
-    if x.opcode == "parameter" and frame.caller is not None:
-      if frame.caller.opcode == "while":
-        symbol = _Symbol(frame.caller, index)
-        return Affine(1, 0) if symbols[-1:] == (symbol,) else self._carried(symbol, frame.parent, symbols)
-      if frame.caller.opcode in ("call", "fusion"):
-        return self._element(frame.caller.operands[int(x.literal)], index, frame.parent, symbols)
-    return None
+    return self._parameter_element(x, index, frame, symbols) if x.opcode == "parameter" else None
+
+  def _parameter_element(
+    self, x: Instruction, index: int, frame: Frame, symbols: tuple[_Symbol, ...]
+  ) -> Affine | None:
+    if argument := frame.argument(x):
+      return self._element(argument.instruction, index, argument.frame, symbols)
+    if frame.site is None or frame.site.instruction.opcode != "while":
+      return None
+    symbol = _Symbol(frame.site.instruction, index)
+    return Affine(1, 0) if symbols[-1:] == (symbol,) else self._carried(symbol, frame.site.frame, symbols)
 
   def _carried(self, symbol: _Symbol, frame: Frame, symbols: tuple[_Symbol, ...]) -> Affine | None:
     """The element's value before the loop, if the loop passes it on unchanged."""

@@ -1,31 +1,33 @@
-"""What a walk over HLO knows: every opcode and custom call by name. Whatever is missing here raises an error."""
+"""What a walk over HLO knows: opcodes and custom calls by name. Whatever is missing here raises an error."""
 
 MATMULS = frozenset({"dot", "scaled-dot", "ragged-dot", "convolution"})
 
 COLLECTIVES = frozenset(
   {
-    "all-gather", "all-reduce", "all-to-all", "collective-broadcast", "collective-permute", "ragged-all-to-all",
-    "reduce-scatter",
+    "all-gather", "all-reduce", "all-to-all", "collective-broadcast", "collective-permute",
+    "ragged-all-to-all", "reduce-scatter",
   }
 )  # fmt: skip
 
 CALLS = frozenset({"call", "fusion", "while", "conditional", "async"})
 
-# Neither matmuls nor communication. Left out on purpose, so that they raise: cholesky, triangular-solve, fft, scan
-# (work that nobody counts here) and send, recv, infeed, outfeed, collective-reduce (traffic that nobody counts here).
+# Neither matmuls nor communication. Left out on purpose, so that they raise: cholesky, triangular-solve, fft,
+# scan (work that nobody counts here) and send, recv, infeed, outfeed, collective-reduce (traffic that nobody
+# counts here).
 OTHERS = frozenset(
   {
-    "abs", "acos", "acosh", "add", "add-dependency", "after-all", "and", "asin", "asinh", "atan2", "atanh", "bitcast",
-    "bitcast-convert", "broadcast", "cbrt", "ceil", "clamp", "compare", "complex", "concatenate", "constant", "convert",
-    "copy", "cosh", "cosine", "count-leading-zeros", "divide", "domain", "dynamic-reshape", "dynamic-slice",
-    "dynamic-update-slice", "erf", "exp2", "exponential", "exponential-minus-one", "floor", "gather",
-    "get-dimension-size", "get-tuple-element", "imag", "iota", "is-finite", "log", "log-plus-one", "logistic", "map",
-    "maximum", "minimum", "mulhi", "multiply", "negate", "not", "opt-barrier", "or", "pad", "parameter", "partition-id",
-    "popcnt", "power", "real", "reduce", "reduce-precision", "reduce-window", "remainder", "replica-id", "reshape",
-    "reverse", "rng", "rng-bit-generator", "rng-get-and-update-state", "round-nearest-afz", "round-nearest-even", "rsqrt",
+    "abs", "acos", "acosh", "add", "add-dependency", "after-all", "and", "asin", "asinh", "atan2", "atanh",
+    "bitcast", "bitcast-convert", "broadcast", "cbrt", "ceil", "clamp", "compare", "complex", "concatenate",
+    "constant", "convert", "copy", "cosh", "cosine", "count-leading-zeros", "divide", "domain",
+    "dynamic-reshape", "dynamic-slice", "dynamic-update-slice", "erf", "exp2", "exponential",
+    "exponential-minus-one", "floor", "gather", "get-dimension-size", "get-tuple-element", "imag", "iota",
+    "is-finite", "log", "log-plus-one", "logistic", "map", "maximum", "minimum", "mulhi", "multiply",
+    "negate", "not", "opt-barrier", "or", "pad", "parameter", "partition-id", "popcnt", "power", "real",
+    "reduce", "reduce-precision", "reduce-window", "remainder", "replica-id", "reshape", "reverse", "rng",
+    "rng-bit-generator", "rng-get-and-update-state", "round-nearest-afz", "round-nearest-even", "rsqrt",
     "scatter", "select", "select-and-scatter", "set-dimension-size", "shift-left", "shift-right-arithmetic",
-    "shift-right-logical", "shuffle", "sign", "sine", "sinh", "slice", "sort", "sqrt", "stochastic-convert", "subtract", "tan",
-    "tanh", "topk", "transpose", "tuple", "xor",
+    "shift-right-logical", "shuffle", "sign", "sine", "sinh", "slice", "sort", "sqrt", "stochastic-convert",
+    "subtract", "tan", "tanh", "topk", "transpose", "tuple", "xor",
   }
 )  # fmt: skip
 
@@ -37,8 +39,8 @@ MATMUL_CUSTOM_CALLS = frozenset(
 
 OTHER_CUSTOM_CALLS = frozenset(
   {
-    "AllocateBuffer", "MoveToDevice", "MoveToHost", "SPMDFullToShardShape", "SPMDShardToFullShape", "Sharding", "TopK",
-    "annotate_device_placement",
+    "AllocateBuffer", "MoveToDevice", "MoveToHost", "SPMDFullToShardShape", "SPMDShardToFullShape",
+    "Sharding", "TopK", "annotate_device_placement",
   }
 )  # fmt: skip
 

@@ -1,13 +1,17 @@
-"""Compile, and keep the partitioned program: after sharding is resolved, before the backend rewrites anything."""
+"""Compile, and keep the partitioned program: shardings resolved, nothing rewritten by the backend yet."""
 
+import contextlib
 import pathlib
 import tempfile
+
+import jax
+from jax.experimental.compilation_cache import compilation_cache
 
 from jaxmoe.xla.hlo import Module
 
 _PASS = "spmd-partition.*"
 _PARTITIONED = "*.after_spmd-partitioning.*.txt"
-_LOWERED = "*.before_optimizations.txt"  # with one device there is nothing to partition
+_LOWERED = "*.before_optimizations.txt"
 
 
 def compile_with_partitioned(lowered):
@@ -16,16 +20,35 @@ def compile_with_partitioned(lowered):
   XLA shows the partitioned program only as a dump; the dump directory is deleted before this returns.
 
   Raises:
-    RuntimeError: XLA wrote no dump, as when a persistent compilation cache answered instead.
+    RuntimeError: XLA dumped no partitioned program.
   """
   with tempfile.TemporaryDirectory(prefix="jaxmoe-dump-") as folder:
     options = {"xla_dump_to": folder, "xla_dump_hlo_pass_re": _PASS, "xla_dump_hlo_as_text": True}
-    compiled = lowered.compile(compiler_options=options)
-    return compiled, Module.from_text(_last_dump(pathlib.Path(folder)).read_text())
+    with _without_persistent_cache():
+      compiled = lowered.compile(compiler_options=options)
+    return compiled, _partitioned(pathlib.Path(folder))
 
 
-def _last_dump(folder: pathlib.Path) -> pathlib.Path:
-  dumps = sorted(folder.glob(_PARTITIONED)) or sorted(folder.glob(_LOWERED))
-  if not dumps:
-    raise RuntimeError("XLA wrote no partitioned program; turn the persistent compilation cache off for this compile")
-  return dumps[-1]
+def _partitioned(folder: pathlib.Path) -> Module:
+  for pattern in (_PARTITIONED, _LOWERED):
+    for file in sorted(folder.glob(pattern), reverse=True):
+      module = Module.from_text(file.read_text())
+      if pattern == _PARTITIONED or module.devices == 1:  # for one device there is nothing to partition
+        return module
+  raise RuntimeError(f"XLA dumped no {_PARTITIONED} among {sorted(file.name for file in folder.iterdir())}")
+
+
+@contextlib.contextmanager
+def _without_persistent_cache():
+  """An executable from the cache is not compiled, so nothing is dumped."""
+  enabled = jax.config.jax_enable_compilation_cache
+  _enable_cache(False)
+  try:
+    yield
+  finally:
+    _enable_cache(enabled)
+
+
+def _enable_cache(enabled: bool) -> None:
+  jax.config.update("jax_enable_compilation_cache", enabled)
+  compilation_cache.reset_cache()  # jax looks at the setting once, then remembers

@@ -19,16 +19,20 @@ class Program:
 
   Attributes:
     arguments: class name ("parameters", "optimizer", "cache", "inputs") -> pytree of sharded shapes.
-    outputs: class name of each top-level result.
+    results: class name of each top-level result.
   """
 
   step: Any
   arguments: dict[str, Any]
-  outputs: tuple[str, ...]
+  results: tuple[str, ...]
 
   def lower(self) -> jax.stages.Lowered:
     flat = [tree for name, tree in self.arguments.items() if name != "inputs"]
     return self.step.lower(*flat, *self.arguments["inputs"])
+
+  def outputs(self, lowered: jax.stages.Lowered) -> dict[str, Any]:
+    """Class name -> pytree of result shapes."""
+    return dict(zip(self.results, lowered.out_info, strict=True))
 
 
 def build_program(deployment: Deployment, mesh: Mesh) -> Program:

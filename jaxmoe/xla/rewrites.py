@@ -1,6 +1,7 @@
 """Explain an optimised module's collectives by the partitioned program's, one named rewrite at a time.
 
-Totals over one run are compared for each (kind, axes), not operation by operation: compilers split, merge and move them.
+Totals over one run are compared for each (kind, axes), not operation by operation: compilers split, merge and
+move operations.
 """
 
 import collections
@@ -10,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from jaxmoe.xla.collectives import Collective
 
-WIDENED_ITEM_BYTES = {2: 4, 1: 2}  # bf16 and f16 to f32, f8 to f16
+WIDENED_ITEM_BYTES = {2.0: 4.0, 1.0: 2.0}  # bf16 and f16 to f32, f8 to f16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,9 +35,10 @@ class Rewrite:
   """How the traffic of one (kind, axes) came about.
 
   Attributes:
-    names: `same`; or any of `widened` (16 bits to 32, 8 to 16), `combined` (same elements in fewer operations), `split`
-      (in more), `removed` (fewer elements: dead, merged or degenerate), `reduce_scatter_as_all_reduce`, `reordered` (an
-      all-reduce moved across a reduce-scatter); or `unplanned`: no rewrite explains it.
+    names: `same`; or `widened` (16 bits to 32, 8 to 16) and `combined` (the same elements in fewer
+      operations) or `split` (in more); `removed` (fewer elements: dead or merged);
+      `reduce_scatter_as_all_reduce`; `reordered` (an all-reduce moved across a reduce-scatter); or
+      `unplanned`: no rewrite explains it.
   """
 
   names: tuple[str, ...]
@@ -82,9 +84,9 @@ def _totals(listed: Iterable[Collective]) -> dict[Key, Traffic]:
 
 def _widened(one: Collective) -> float:
   """Bytes of one element after widening; integers and wide floats stay."""
-  bytes_ = one.payload_bytes / max(1, one.elements)
+  item_bytes = one.payload_bytes / max(1, one.elements)
   floating = one.dtype.startswith(("bf", "f"))
-  return WIDENED_ITEM_BYTES.get(bytes_, bytes_) if floating else bytes_
+  return WIDENED_ITEM_BYTES.get(item_bytes, item_bytes) if floating else item_bytes
 
 
 def _names(planned: Traffic, actual: Traffic) -> tuple[str, ...]:
@@ -102,7 +104,9 @@ def _names(planned: Traffic, actual: Traffic) -> tuple[str, ...]:
   return tuple(names) or ("same",)
 
 
-def _across_kinds(planned: dict[Key, Traffic], actual: dict[Key, Traffic]) -> Iterator[tuple[Key, tuple[str, ...]]]:
+def _across_kinds(
+  planned: dict[Key, Traffic], actual: dict[Key, Traffic]
+) -> Iterator[tuple[Key, tuple[str, ...]]]:
   """Rewrites that show only when reduce-scatters and all-reduces are seen together."""
   scatters = {axes: traffic for (kind, axes), traffic in planned.items() if kind == "reduce-scatter"}
   for axes, scatter in scatters.items():
@@ -119,6 +123,6 @@ def _across_kinds(planned: dict[Key, Traffic], actual: dict[Key, Traffic]) -> It
 
 
 def _moved_across(before: Traffic, after: Traffic, scatters: Iterable[Traffic]) -> bool:
-  """A reduce-scatter divides what follows it, so an all-reduce that moves across one changes by the group's size."""
+  """An all-reduce that moves across a reduce-scatter grows or shrinks by the size of the latter's group."""
   ratio = max(after.elements, before.elements) / min(after.elements, before.elements)
   return ratio > 1 and any(math.isclose(ratio, scatter.group_size) for scatter in scatters)

@@ -1,13 +1,14 @@
 """User scopes (`jax.named_scope`) out of the op names that jax writes."""
 
+import itertools
 import re
 
 _TRANSFORM = re.compile(r"\b(?:jvp|transpose|vmap|checkpoint|remat|custom_jvp|custom_vjp)\(([^()]*)\)")
 _FUNCTION = re.compile(r"\b(?:jit|pjit|closed_call|custom_jvp_call|custom_vjp_call)\([^()]*\)")
 _STRUCTURE = frozenset(
   {
-    "body", "checkpoint", "closed_call", "cond", "core_call", "custom_jvp_call", "custom_vjp_call", "eval_jaxpr", "jit",
-    "pjit", "remat", "remat2", "rematted_computation", "scan", "shard_map", "while",
+    "body", "checkpoint", "closed_call", "cond", "core_call", "custom_jvp_call", "custom_vjp_call",
+    "eval_jaxpr", "jit", "pjit", "remat", "remat2", "rematted_computation", "scan", "shard_map", "while",
   }
 )  # fmt: skip
 
@@ -15,8 +16,9 @@ _STRUCTURE = frozenset(
 def path(op_name: str) -> tuple[str, ...]:
   """`jit(f)/transpose(jvp(layer))/while/body/attention/bd,de->be/dot_general` -> `("layer", "attention")`.
 
-  Drops the primitive at the end, transforms, functions, einsum equations and the parts of loops and branches. A user
-  scope therefore cannot be named `body`, `cond`, `scan` or `while`.
+  Drops the primitive at the end, transforms, functions, einsum equations, parts of loops and branches, and a
+  scope's repetition (recomputed under `jax.checkpoint`, `attention` stands inside `attention`). A user scope
+  therefore cannot be named `body`, `cond`, `scan` or `while`.
   """
   scopes = op_name.rpartition("/")[0]
   while True:
@@ -24,7 +26,8 @@ def path(op_name: str) -> tuple[str, ...]:
     if bare == scopes:
       break
     scopes = bare
-  return tuple(part for part in _FUNCTION.sub("", scopes).split("/") if _is_user_scope(part))
+  parts = [part for part in _FUNCTION.sub("", scopes).split("/") if _is_user_scope(part)]
+  return tuple(part for part, _ in itertools.groupby(parts))
 
 
 def join(outer: str, inner: str) -> str:
@@ -35,4 +38,5 @@ def join(outer: str, inner: str) -> str:
 
 
 def _is_user_scope(part: str) -> bool:
-  return bool(part) and part not in _STRUCTURE and "->" not in part and not re.fullmatch(r"branch_\d+_fun", part)
+  is_structure = part in _STRUCTURE or "->" in part or re.fullmatch(r"branch_\d+_fun", part)
+  return bool(part) and not is_structure

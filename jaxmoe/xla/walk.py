@@ -2,11 +2,12 @@
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping
 
 from jaxmoe.xla import opcodes, scopes
 from jaxmoe.xla.hlo import Instruction, Module
-from jaxmoe.xla.loops import Frame, trip_count
+from jaxmoe.xla.loops import Frame, Site, trip_count
 
 
 class UnknownOperation(NotImplementedError):
@@ -18,7 +19,7 @@ class Declared:
   """What the program does not say about itself, by the innermost `jax.named_scope` around the operation.
 
   Attributes:
-    branch_shares: scope of a conditional -> share of its executions that takes each branch, summing to at most 1.
+    branch_shares: scope of a conditional -> share of its executions that takes each branch, together 1.
     trip_counts: scope of a loop -> how often its body runs.
     custom_call_flops: target or scope of a custom call -> matmul FLOPs of one execution, 0 if it does none.
   """
@@ -38,7 +39,7 @@ class Visit:
   Attributes:
     count: executions by one device in one run of the program.
     op_name: in full, with the scopes of the calls around it.
-    bound: true in the heaviest branch of a conditional whose shares are not declared: the count is an upper bound.
+    bound: true inside a conditional whose shares are not declared: the count is an upper bound.
   """
 
   instruction: Instruction
@@ -54,8 +55,9 @@ Weight = Callable[[Visit], float]
 def walk(module: Module, declared: Declared = NOTHING, *, weight: Weight | None = None) -> Iterator[Visit]:
   """Visits in program order: entry once, loop bodies times their trip count, calls and fusions entered.
 
-  Of a conditional with undeclared shares only the branch with the most `weight` is visited, and marked `bound`; without
-  a `weight`, every branch. The scalar functions inside reduce, scatter, sort and the like are not entered.
+  Of a conditional with undeclared shares only the branch with the most `weight` is visited, and marked
+  `bound`; without a `weight`, every branch. The scalar functions inside reduce, scatter, sort and the like
+  are not entered.
 
   Raises:
     UnknownOperation: an opcode or custom call that no table lists.
@@ -78,7 +80,8 @@ class _Walker:
         yield from self._inside(visit, outer)
 
   def _inside(self, visit: Visit, outer: str) -> Iterator[Visit]:
-    instruction, opcode, called = visit.instruction, opcodes.base(visit.instruction.opcode), visit.instruction.called
+    instruction, called = visit.instruction, visit.instruction.called
+    opcode = opcodes.base(instruction.opcode)
     if opcode == "while":
       trips = self._trips(visit)
       yield from self._enter(visit, called["condition"], trips + 1, outer)
@@ -92,8 +95,10 @@ class _Walker:
     else:
       assert opcode not in opcodes.CALLS, instruction.opcode
 
-  def _enter(self, visit: Visit, name: str, times: float, outer: str, *, bound: bool = False) -> Iterator[Visit]:
-    frame = Frame(self._module.computations[name], visit.instruction, visit.frame)
+  def _enter(
+    self, visit: Visit, name: str, times: float, outer: str, *, bound: bool = False
+  ) -> Iterator[Visit]:
+    frame = Frame(self._module.computations[name], Site(visit.instruction, visit.frame))
     return self.visits(frame, visit.count * times, outer, visit.bound or bound)
 
   def _trips(self, visit: Visit) -> float:
@@ -103,16 +108,18 @@ class _Walker:
   def _branches(self, visit: Visit, outer: str) -> Iterator[Visit]:
     names = visit.instruction.branches
     shares = self._declared.branch_shares.get(_scope(visit))
+    weight = self._weight
     if shares is None:
       branches = [list(self._enter(visit, name, 1, outer, bound=True)) for name in names]
-      if self._weight is None:
+      if weight is None:
         yield from itertools.chain(*branches)
       else:
-        yield from max(branches, key=lambda branch: sum(map(self._weight, branch)))
+        yield from max(branches, key=lambda branch: sum(weight(visit) for visit in branch))
       return
-    if len(shares) != len(names) or min(shares) < 0 or sum(shares) > 1 + 1e-9:
+    if len(shares) != len(names) or min(shares) < 0 or not math.isclose(sum(shares), 1):
       raise ValueError(
-        f"branch_shares[{_scope(visit)!r}] must be {len(names)} shares of at least 0, together at most 1, got {shares}"
+        f"branch_shares[{_scope(visit)!r}] must be {len(names)} shares of at least 0 that sum to 1,"
+        f" got {shares}"
       )
     for name, share in zip(names, shares, strict=True):
       yield from self._enter(visit, name, share, outer)
@@ -121,7 +128,9 @@ class _Walker:
     opcode = opcodes.base(instruction.opcode)
     where = f" ({instruction.op_name})" if instruction.op_name else ""
     if opcode not in opcodes.KNOWN:
-      raise UnknownOperation(f"operation {instruction.opcode} of {instruction.name}{where} is not in opcodes.py")
+      raise UnknownOperation(
+        f"operation {instruction.opcode} of {instruction.name}{where} is not in opcodes.py"
+      )
     if opcode == "custom-call" and opcodes.executes(instruction.opcode):
       target = instruction.text("custom_call_target")
       listed = opcodes.MATMUL_CUSTOM_CALLS | opcodes.OTHER_CUSTOM_CALLS

@@ -1,0 +1,88 @@
+"""Everything the formulas say about one deployment, as plain data; every number of it is a formula's."""
+
+import dataclasses
+from typing import Any
+
+from jaxmoe.config.deployment import Deployment
+from jaxmoe.config.job import ITEM_BYTES
+from jaxmoe.cost.collectives import Collective, collectives, ticks
+from jaxmoe.cost.flops import PartFlops, executed_flops, flops_per_token, useful_flops
+from jaxmoe.cost.memory import MemoryBytes, activation_bytes, memory
+from jaxmoe.cost.network import collective_s
+from jaxmoe.cost.parameters import active_parameters, parameters_by_class, total_parameters
+from jaxmoe.cost.time import StepTime, peak_flops_per_s, step_time
+
+SOURCE = "formula"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+  """One deployment, predicted. Per device unless said otherwise.
+
+  Attributes:
+    bubble: share of a stage's ticks without a microbatch, (S-1)/(M+S-1).
+    mfu: useful FLOPs over what the devices could do at peak in the step's time.
+    tokens_per_s: of the whole deployment: trained, prefilled or generated.
+    cache_bytes_per_token: of the whole model.
+  """
+
+  deployment: Deployment
+  parameters: dict[str, int]
+  memory: MemoryBytes
+  activation_bytes_by_remat: dict[str, int]
+  executed: PartFlops
+  useful: PartFlops
+  flops_per_token_forward: float
+  collectives: list[Collective]
+  bubble: float
+  time: StepTime
+  tokens_per_s: float
+  mfu: float
+  cache_bytes_per_token: int
+
+  @property
+  def fits(self) -> bool:
+    return self.memory.total <= self.deployment.cluster.memory_bytes
+
+  @property
+  def flops_per_token_backward(self) -> float:
+    """Two gradients for each forward matmul."""
+    return 2 * self.flops_per_token_forward
+
+
+def estimate(deployment: Deployment) -> Estimate:
+  """The prediction for `deployment`.
+
+  Raises:
+    UsageError: the cluster states no peak for the job's compute dtype.
+  """
+  d, m = deployment, deployment.model
+  time, useful = step_time(d), useful_flops(d)
+  peak = peak_flops_per_s(d.cluster, d.job.precision.compute)
+  classes = parameters_by_class(m, d.rules)
+  return Estimate(
+    deployment=d,
+    parameters={"total": total_parameters(m), "active": active_parameters(m), **classes},
+    memory=memory(d),
+    activation_bytes_by_remat={remat: activation_bytes(d, remat) for remat in ("none", "full")},
+    executed=executed_flops(d),
+    useful=useful,
+    flops_per_token_forward=flops_per_token(d),
+    collectives=collectives(d),
+    bubble=(d.strategy.stage - 1) / ticks(d),
+    time=time,
+    tokens_per_s=d.job.batch * d.job.query_length / time.total_s,
+    mfu=useful.total / (peak * time.total_s),
+    cache_bytes_per_token=2 * m.num_layers * m.num_kv_heads * m.head_dim * ITEM_BYTES[d.job.precision.compute],
+  )
+
+
+def collectives_by_axis(e: Estimate) -> list[dict[str, Any]]:
+  """Rows of (axes, kind): executions, payload bytes and seconds of one step."""
+  rows: dict[tuple[tuple[str, ...], str], dict[str, Any]] = {}
+  for c in e.collectives:
+    row = rows.setdefault((c.axes, c.kind), {"axes": c.axes, "kind": c.kind, "count": 0, "bytes": 0, "s": 0.0})
+    row["count"] += c.count
+    row["bytes"] += c.total_bytes
+    row["s"] += collective_s(c, e.deployment.strategy, e.deployment.cluster)
+  return sorted(rows.values(), key=lambda row: -row["s"])

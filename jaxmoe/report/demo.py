@@ -1,0 +1,117 @@
+"""The demo's story as short tables: document, plan, placement, predicted, compiled, running."""
+
+import dataclasses
+from typing import Any
+
+from jaxmoe.config.deployment import Deployment
+from jaxmoe.cost.estimate import Estimate
+from jaxmoe.meshes.placement import Placement, place
+from jaxmoe.report import estimate as estimate_report
+from jaxmoe.report import units, verification
+from jaxmoe.report.table import Table
+from jaxmoe.train.reduced import ReducedRun
+from jaxmoe.xla.compare import Comparison
+
+SHOWN_RANKS = (0, 1, 2, -1)
+SHOWN_STEPS = (0, 4, 9, 14, 19)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+  """Everything the demo found; `tolerance` is the largest allowed difference from the reference, by dtype."""
+
+  deployment: Deployment
+  reduced: Deployment
+  estimate: Estimate
+  comparison: Comparison
+  training: ReducedRun
+  tolerance: dict[str, float]
+  seconds: dict[str, float]
+
+  @property
+  def right(self) -> bool:
+    """Sharded loss and gradients equal the reference's."""
+    found = self.training.agreement
+    return all(max(found[dtype].loss, found[dtype].gradient) <= limit for dtype, limit in self.tolerance.items())
+
+  @property
+  def learns(self) -> bool:
+    losses = [step["loss"] for step in self.training.history]
+    return losses[-1] < losses[0]
+
+  @property
+  def ok(self) -> bool:
+    return self.comparison.ok and self.right and self.learns
+
+
+def verdict(o: Outcome) -> str:
+  """One line on whether plan, compiler and running model agree."""
+  agree = "agrees" if o.ok else "DISAGREES"
+  return f"{agree}: plan, compiler and running model of {o.deployment.name} ({units.seconds(sum(o.seconds.values()))})"
+
+
+def tables(o: Outcome) -> list[Table]:
+  return [_plan(o), _placement(o), _compared(o), _correct(o), _training(o)]
+
+
+def document(o: Outcome) -> dict[str, Any]:
+  return {
+    "ok": o.ok,
+    "estimate": estimate_report.document(o.estimate),
+    "verification": verification.document(o.comparison),
+    "reduced": {"devices": o.reduced.strategy.devices, "product": o.reduced.strategy.product},
+    "agreement": {dtype: dataclasses.asdict(a) for dtype, a in o.training.agreement.items()},
+    "training": o.training.history,
+    "seconds": o.seconds,
+  }
+
+
+def _plan(o: Outcome) -> Table:
+  e, d = o.estimate, o.deployment
+  rows = [
+    ("devices", d.strategy.product, "document"),
+    ("job", f"{d.job.kind}, {d.job.batch} sequences of {d.job.sequence_length} tokens", "document"),
+    ("parameters", f"{e.parameters['total']:,} total, {e.parameters['active']:,} active", "formula"),
+    ("memory", f"{units.bytes_(e.memory.total)} of {units.bytes_(d.cluster.memory_bytes)} a device", "formula"),
+    ("step time", f"{units.seconds(e.time.total_s)}, bound by {e.time.bottleneck}, nothing overlapped", "formula"),
+    ("throughput", f"{units.rate(e.tokens_per_s, 'tokens/s')}, {units.percent(e.mfu)} MFU", "formula"),
+  ]
+  return Table(f"1. The plan of {d.name}: {d.title}", ["what", "value", "source"], rows)
+
+
+def _placement(o: Outcome) -> Table:
+  d = o.deployment
+  placements = place(
+    d.strategy, d.model.num_layers, d.model.num_experts, devices_per_host=d.cluster.devices_per_host
+  )
+  rows = [_placed(placements[rank]) for rank in SHOWN_RANKS]
+  return Table("2. Placement", ["rank", "host", "coordinates", "layers", "experts", "heads part", "width part"], rows)
+
+
+def _placed(p: Placement) -> tuple[str, ...]:
+  coordinates = " ".join(f"{axis}={index}" for axis, index in p.coordinates.items())
+  layers, experts = (f"{r[0]}-{r[-1]}" if len(r) > 1 else f"{r[0]}" for r in (p.layers, p.experts))
+  return (str(p.rank), str(p.host), coordinates, layers, experts, p.heads_part, p.width_part)
+
+
+def _compared(o: Outcome) -> Table:
+  table = verification.tables(o.comparison)[0]
+  title = f"3. Compiled for {o.deployment.strategy.devices} devices and compared"
+  return dataclasses.replace(table, title=title)
+
+
+def _correct(o: Outcome) -> Table:
+  rows = [
+    (dtype, f"{found.loss:.1e}", f"{found.gradient:.1e}", f"{o.tolerance[dtype]:.0e}", "measured")
+    for dtype, found in o.training.agreement.items()
+  ]
+  headers = ["dtype", "loss differs by", "gradients differ by", "allowed", "source"]
+  return Table(f"4. Reduced copy, {o.reduced.strategy.product}, against one device", headers, rows)
+
+
+def _training(o: Outcome) -> Table:
+  rows = [
+    (str(i + 1), f"{o.training.history[i]['loss']:.3f}", f"{o.training.history[i]['drop_rate']:.1%}", "measured")
+    for i in SHOWN_STEPS
+  ]
+  return Table("5. The reduced copy trains on real text", ["step", "loss", "dropped", "source"], rows)

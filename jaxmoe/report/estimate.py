@@ -1,0 +1,107 @@
+"""An estimate as tables and as one JSON document."""
+
+import dataclasses
+from typing import Any
+
+from jaxmoe.cost.estimate import SOURCE, Estimate, collectives_by_axis
+from jaxmoe.meshes.axes import label
+from jaxmoe.report import units
+from jaxmoe.report.table import Table
+
+
+def verdict(e: Estimate) -> str:
+  """Whether it fits, and what bounds it."""
+  used, room = e.memory.total, e.deployment.cluster.memory_bytes
+  fits = f"fits: {units.bytes_(used)} of {units.bytes_(room)} a device"
+  if not e.fits:
+    fits = f"does not fit: {units.bytes_(used - room)} more than the {units.bytes_(room)} of a device"
+  speed = f"{units.seconds(e.time.total_s)} a step, {units.rate(e.tokens_per_s, 'tokens/s')}, bound by {e.time.bottleneck}"
+  return f"{e.deployment.name}: {fits}; {speed} ({SOURCE})"
+
+
+def tables(e: Estimate) -> list[Table]:
+  return [_summary(e), _memory(e), _flops(e), _traffic(e)]
+
+
+def document(e: Estimate) -> dict[str, Any]:
+  """Bytes, seconds and FLOPs; every number is a formula's."""
+  return {
+    "deployment": e.deployment.name,
+    "source": SOURCE,
+    "devices": e.deployment.strategy.devices,
+    "product": e.deployment.strategy.product,
+    "fits": e.fits,
+    "parameters": e.parameters,
+    "memory_bytes": {**dataclasses.asdict(e.memory), "total": e.memory.total},
+    "activation_bytes_by_remat": e.activation_bytes_by_remat,
+    "cache_bytes_per_token": e.cache_bytes_per_token,
+    "flops": {
+      "executed": {**dataclasses.asdict(e.executed), "total": e.executed.total},
+      "useful": {**dataclasses.asdict(e.useful), "total": e.useful.total},
+      "per_token_forward": e.flops_per_token_forward,
+      "per_token_backward": e.flops_per_token_backward,
+    },
+    "collectives": [{**row, "axis": label(row.pop("axes"))} for row in collectives_by_axis(e)],
+    "bubble": e.bubble,
+    "time_s": {**dataclasses.asdict(e.time), "total_s": e.time.total_s},
+    "bottleneck": e.time.bottleneck,
+    "tokens_per_s": e.tokens_per_s,
+    "mfu": e.mfu,
+    "assumptions": dict(e.deployment.cluster.assumptions),
+  }
+
+
+def _summary(e: Estimate) -> Table:
+  d, time = e.deployment, e.time
+  rows = [
+    ("devices", d.strategy.product),
+    ("job", f"{d.job.kind}, {d.job.batch} sequences of {d.job.sequence_length}, {d.job.microbatches} microbatches"),
+    ("parameters", f"{e.parameters['total']:,} total, {e.parameters['active']:,} active"),
+    ("by class", ", ".join(f"{e.parameters[c]:,} {c}" for c in ("expert", "sharded", "replicated"))),
+    ("FLOPs a token", f"{units.flops(e.flops_per_token_forward)} forward, {_backward(e)}"),
+    ("pipeline bubble", units.percent(e.bubble)),
+    ("cache a token", units.bytes_(e.cache_bytes_per_token)),
+    ("matmul time", units.seconds(time.matmul_s)),
+    ("memory time", units.seconds(time.memory_s)),
+    ("network time", f"{units.seconds(time.network_s)} (nothing overlapped)"),
+    ("step time", units.seconds(time.total_s)),
+    ("throughput", units.rate(e.tokens_per_s, "tokens/s")),
+    ("MFU", units.percent(e.mfu)),
+  ]
+  return Table("Summary", ["what", "value", "source"], [(*row, SOURCE) for row in rows])
+
+
+def _backward(e: Estimate) -> str:
+  if e.deployment.job.kind != "train":
+    return "no backward"
+  return f"{units.flops(e.flops_per_token_backward)} backward"
+
+
+def _memory(e: Estimate) -> Table:
+  room = e.deployment.cluster.memory_bytes
+  rows = [(name, units.bytes_(size), units.percent(size / room), SOURCE) for name, size in _classes(e).items()]
+  for remat, size in e.activation_bytes_by_remat.items():
+    if e.deployment.job.kind == "train" and remat != e.deployment.job.remat:
+      rows.append((f"(activations with remat {remat})", units.bytes_(size), units.percent(size / room), SOURCE))
+  return Table("Memory of one device", ["class", "size", "of capacity", "source"], rows)
+
+
+def _classes(e: Estimate) -> dict[str, int]:
+  free = e.deployment.cluster.memory_bytes - e.memory.total
+  return {**dataclasses.asdict(e.memory), "total": e.memory.total, "free": free}
+
+
+def _flops(e: Estimate) -> Table:
+  executed, useful = dataclasses.asdict(e.executed), dataclasses.asdict(e.useful)
+  rows = [(part, units.flops(executed[part]), units.flops(useful[part]), SOURCE) for part in executed]
+  rows.append(("total", units.flops(e.executed.total), units.flops(e.useful.total), SOURCE))
+  return Table("Matmul FLOPs of one device and step", ["part", "executed", "useful", "source"], rows)
+
+
+def _traffic(e: Estimate) -> Table:
+  rows = [
+    (label(row["axes"]), row["kind"], f"{row['count']}", units.bytes_(row["bytes"]), units.seconds(row["s"]), SOURCE)
+    for row in collectives_by_axis(e)
+  ]
+  headers = ["axis", "collective", "count", "payload", "time", "source"]
+  return Table("Collectives of one device and step", headers, rows)

@@ -1,0 +1,108 @@
+"""Work in a child process with its own number of fake CPU devices, its output captured and its progress passed on.
+
+The number of devices must be set before jax starts, and a compiler may print megabytes or die; neither touches the parent.
+"""
+
+import importlib
+import os
+import pathlib
+import pickle
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from jaxmoe.meshes.errors import UsageError
+
+_PROGRESS = "@progress "
+_LAST_LINES = 12
+
+
+class ChildFailed(RuntimeError):
+  """The child died or ran out of time; the message holds its last lines."""
+
+
+def run_in_child(
+  function: str, *arguments: Any, devices: int, progress: Callable[[str], None], timeout_s: float = 900.0
+) -> Any:
+  """`function(*arguments, progress)` in a fresh process with `devices` fake CPU devices.
+
+  Args:
+    function: `package.module:name`; its last argument is a callable that takes one line of progress.
+    arguments: anything that pickles, as must the result.
+
+  Raises:
+    UsageError: the child raised one.
+    ChildFailed: it raised anything else, died, or took longer than `timeout_s`.
+  """
+  with tempfile.TemporaryDirectory(prefix="jaxmoe-") as name:
+    folder = pathlib.Path(name)
+    (folder / "request").write_bytes(pickle.dumps((function, arguments)))
+    code = _run(folder, devices, progress, timeout_s)
+    result = folder / "result"
+    if code or not result.exists():
+      raise ChildFailed(
+        f"the process for {function} ended with code {code}; its last lines:\n{_tail(folder / 'log')}"
+      )
+    # Trusted: written by our own child into a directory only this user can read.
+    succeeded, value = pickle.loads(result.read_bytes())
+    if not succeeded:
+      raise value
+    return value
+
+
+def _run(folder: pathlib.Path, devices: int, progress: Callable[[str], None], timeout_s: float) -> int:
+  with (folder / "log").open("w") as log:
+    process = subprocess.Popen(
+      [sys.executable, "-m", "jaxmoe.xla.child", str(folder)],
+      env=_environment(devices),
+      stdin=subprocess.DEVNULL,
+      stdout=subprocess.PIPE,
+      stderr=log,
+      text=True,
+    )
+    timer = threading.Timer(timeout_s, process.kill)
+    timer.start()
+    try:
+      assert process.stdout is not None
+      for line in process.stdout:
+        if line.startswith(_PROGRESS):
+          progress(line.removeprefix(_PROGRESS).rstrip())
+      return process.wait()
+    finally:
+      timer.cancel()
+      process.kill()
+
+
+def _environment(devices: int) -> dict[str, str]:
+  kept = [
+    f for f in os.environ.get("XLA_FLAGS", "").split() if "xla_force_host_platform_device_count" not in f
+  ]
+  flags = " ".join([*kept, f"--xla_force_host_platform_device_count={devices}"])
+  # No persistent cache: it would answer without the partitioned program.
+  quiet = {"TF_CPP_MIN_LOG_LEVEL": "2", "JAX_ENABLE_COMPILATION_CACHE": "false"}
+  return {**os.environ, **quiet, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+
+
+def _tail(log: pathlib.Path) -> str:
+  lines = log.read_text(errors="replace").splitlines()[-_LAST_LINES:]
+  return "\n".join(line[:300] for line in lines) or "(it printed nothing)"
+
+
+def _child(folder: pathlib.Path) -> None:
+  def progress(message: str) -> None:
+    print(_PROGRESS + message, flush=True)
+
+  function, arguments = pickle.loads((folder / "request").read_bytes())
+  module, name = function.split(":")
+  try:
+    outcome = (True, getattr(importlib.import_module(module), name)(*arguments, progress))
+  except UsageError as error:
+    outcome = (False, error)
+  (folder / "result").write_bytes(pickle.dumps(outcome))
+
+
+if __name__ == "__main__":
+  _child(pathlib.Path(sys.argv[1]))

@@ -1,0 +1,21 @@
+"""Verify a deployment: compile its step in a child process and compare it with the plan."""
+
+from collections.abc import Callable
+
+from jaxmoe.config.deployment import Deployment
+from jaxmoe.xla.child import run_in_child
+from jaxmoe.xla.target import Target
+
+
+def verify(deployment: Deployment, target: str, progress: Callable[[str], None] = lambda _: None):
+  """The `Comparison` of `deployment` on `target` (`cpu`, `cpu:N`); this process does not need the devices.
+
+  Raises:
+    UsageError: the target is unknown or too small.
+    ChildFailed: the compiler died.
+  """
+  devices = Target.parse(target).device_count(deployment)
+  compiled = run_in_child("jaxmoe.xla.compiled:compile_step", deployment, devices=devices, progress=progress)
+  from jaxmoe.xla.compare import compare  # imports jaxlib, which nothing before the compile needs
+
+  return compare(deployment, target, compiled)

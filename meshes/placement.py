@@ -1,0 +1,90 @@
+"""Where everything lies: device rank <-> mesh coordinates, host, and the layers and experts of a device."""
+
+import dataclasses
+import itertools
+from collections.abc import Mapping
+
+from jaxmoe.meshes.axes import AXES, STAGE
+from jaxmoe.meshes.errors import UsageError
+from jaxmoe.meshes.strategy import Strategy
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Placement:
+  """One device.
+
+  Attributes:
+    rank: its place in the mesh, the last axis fastest.
+    host: the host that it sits in.
+    coordinates: its index on every mesh axis.
+    layers: layers of its pipeline stage.
+    experts: experts it holds in each of those layers, numbered from 0 in every layer.
+    heads_part: which part of the attention heads it holds: its rank in tensor-parallel attention.
+    width_part: which part of its experts' hidden width it holds.
+  """
+
+  rank: int
+  host: int
+  coordinates: Mapping[str, int]
+  layers: tuple[int, ...]
+  experts: tuple[int, ...]
+  heads_part: int
+  width_part: int
+
+  def expert_numbers(self, num_experts: int, *, across_stages: bool) -> tuple[int, ...]:
+    """`experts`, or their numbers where a document counts on through the stages: E x stage + index."""
+    first = num_experts * self.coordinates[STAGE] if across_stages else 0
+    return tuple(first + expert for expert in self.experts)
+
+
+def place(
+  strategy: Strategy, num_layers: int, num_experts: int, *, devices_per_host: int = 8
+) -> tuple[Placement, ...]:
+  """Every device in rank order, rank = ((data * stages + stage) * experts + expert) * tensors + tensor.
+
+  Raises:
+    UsageError: layers do not divide over stages, or experts over the axes that carry them.
+  """
+  layers = _part_size("num_layers", num_layers, strategy, (STAGE,))
+  experts = _part_size("num_experts", num_experts, strategy, strategy.experts_over)
+
+  def device(rank: int, at: Mapping[str, int]) -> Placement:
+    return Placement(
+      rank=rank,
+      host=rank // devices_per_host,
+      coordinates=at,
+      layers=_block(at[STAGE], layers),
+      experts=_block(_part(strategy, at, strategy.experts_over), experts),
+      heads_part=_part(strategy, at, strategy.heads_over),
+      width_part=_part(strategy, at, strategy.width_axes),
+    )
+
+  indices = itertools.product(*(range(strategy.size(axis)) for axis in AXES))
+  return tuple(device(rank, dict(zip(AXES, index, strict=True))) for rank, index in enumerate(indices))
+
+
+def rank_of(strategy: Strategy, coordinates: Mapping[str, int]) -> int:
+  """The rank at these coordinates, the inverse of `place`."""
+  return _part(strategy, coordinates, AXES)
+
+
+def _part(strategy: Strategy, coordinates: Mapping[str, int], axes: tuple[str, ...]) -> int:
+  """The index along several axes taken as one, the first of them slowest; 0 along none."""
+  index = 0
+  for axis in axes:
+    index = index * strategy.size(axis) + coordinates[axis]
+  return index
+
+
+def _block(part: int, size: int) -> tuple[int, ...]:
+  return tuple(range(part * size, (part + 1) * size))
+
+
+def _part_size(field: str, total: int, strategy: Strategy, axes: tuple[str, ...]) -> int:
+  parts = strategy.size(*axes)
+  if total % parts:
+    raise UsageError(
+      f"{field}={total} must be a multiple of {' x '.join(axes)} = {parts};"
+      f" the nearest legal {field} is {max(1, round(total / parts)) * parts}"
+    )
+  return total // parts

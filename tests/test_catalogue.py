@@ -1,0 +1,179 @@
+"""The catalogue: every file loads, says where its numbers come from, and quotes what it claims."""
+
+import json
+import re
+
+import pytest
+from plans import PLAN, edited
+
+from jaxmoe.cli.main import main
+from jaxmoe.config.catalogue import (
+  cluster_names,
+  deployment_names,
+  load_cluster,
+  load_deployment,
+  load_model,
+  model_names,
+)
+from jaxmoe.meshes.errors import UsageError
+
+# (devices as data x stage x expert x tensor, document, job, batch, sequence length)
+DECIDED = {
+  "ep64_tp2_pp4": ((1, 4, 16, 2), "000", "prefill", 128, 1024),
+  "ep256_pp16": ((1, 16, 16, 1), "001", "decode", 128, 10240),
+  "tp8_pp4_ep4_dp4": ((4, 4, 4, 8), "002", "train", 512, 1024),
+  "tp4_ep4_pp4": ((1, 4, 4, 1), "003", "train", 8, 256),
+  "ep64_tp2": ((1, 1, 64, 2), "004", "prefill", 128, 1024),
+}
+CLAIMS = [(name, claim) for name in deployment_names() for claim in load_deployment(name).claims]
+# A bare B is a billion parameters; a bare s is a second.
+SCALE = {
+  "%": 0.01,
+  "B": 1e9,
+  "k": 1e3,
+  "K": 1e3,
+  "M": 1e6,
+  "G": 1e9,
+  "T": 1e12,
+  "P": 1e15,
+  "m": 1e-3,
+  "μ": 1e-6,
+}
+
+
+def quoted_values(quote):
+  """Every number of a quote in base units: 0.637 GB -> 6.37e8, 60% -> 0.6, 30B -> 3e10."""
+  number = r"(?<![\d.])(\d{1,3}(?:,\d{3})+|\d+(?:\.\d+)?)"
+  unit = r"(?:\s?(%|B\b|[kKMGTPmμ]?(?:B|Flops|FLOPS|FLOps|Bps|s)\b))?"
+  return {
+    float(digits.replace(",", "")) * (SCALE.get(unit) or SCALE.get(unit[:1], 1))
+    for digits, unit in re.findall(number + unit, quote)
+  }
+
+
+@pytest.mark.parametrize("name", DECIDED)
+def test_deployments_are_read_as_decided(name):
+  d = load_deployment(name)
+  s = d.strategy
+  sizes = (s.data, s.stage, s.expert, s.tensor)
+  assert (sizes, d.document[:3], d.job.kind, d.job.batch, d.job.sequence_length) == DECIDED[name]
+  assert (d.name, d.job.capacity_factor, d.job.transport) == (name, 1.25, "capacity")
+  assert d.model.experts_per_token == 2 and d.model.vocab_size == 32768 and not d.model.gated
+
+
+def test_all_five_documents_are_there():
+  assert set(deployment_names()) >= set(DECIDED)
+
+
+def test_only_document_003_folds_heads_onto_experts():
+  assert {n for n in DECIDED if load_deployment(n).strategy.heads_over == ("expert",)} == {"tp4_ep4_pp4"}
+
+
+@pytest.mark.parametrize("name, claim", CLAIMS, ids=[f"{name}-{claim.name}" for name, claim in CLAIMS])
+def test_a_claim_quotes_its_number(name, claim):
+  assert any(value == pytest.approx(claim.value, rel=1e-9, abs=0) for value in quoted_values(claim.quote)), (
+    claim
+  )
+
+
+def test_quoted_values_can_tell_units_apart():
+  assert quoted_values("Memory per GPU: 0.637 GB") == {0.637e9} and quoted_values("0.002ms") == {2e-6}
+  assert quoted_values("60%") == {0.6} and quoted_values("30B params") == {3e10}
+  assert quoted_values("512,000 at 2,3 in 8 seconds < 10s") == {512000, 2, 3, 8, 10}
+
+
+@pytest.mark.parametrize("name", DECIDED)
+def test_readings_say_what_was_read_and_mark_assumptions(name):
+  readings = load_deployment(name).readings
+  assert len(readings) >= 8
+  assert any(reading.assumption for reading in readings) and not all(
+    reading.assumption for reading in readings
+  )
+
+
+@pytest.mark.parametrize("name", cluster_names())
+def test_clusters_name_source_and_assumptions(name):
+  cluster = load_cluster(name)
+  assert cluster.name == name and cluster.source and cluster.peak_flops_per_s["bfloat16"] > 1e14
+  tiers = {tier.name: tier for tier in cluster.tiers}
+  for key in cluster.assumptions:
+    field, *rest = key.split(".")
+    assert hasattr(cluster, field) and (not rest or rest[0] in tiers), key
+  assert all(f"tiers.{tier}.latency_s" in cluster.assumptions for tier in tiers), (
+    "no datasheet states latencies"
+  )
+  assert cluster.devices % cluster.devices_per_host == 0
+
+
+# NVIDIA's and Google's published figures: dense bf16 TFLOP/s, GB, TB/s, GB/s of links in one direction
+DATASHEET = {
+  "dgx_h100": (989.4, 80, 3.35, 450), "dgx_h200": (989.4, 141, 4.8, 450), "gb200_nvl72": (2500, 186, 8, 900),
+  "tpu_v5e": (197, 16, 0.819, 200), "tpu_v5p": (459, 95, 2.765, 600), "tpu_v6e": (918, 32, 1.638, 400),
+  "seed_400tf": (400, 64, 1.8, 450),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DATASHEET)
+def test_clusters_are_in_base_units(name):
+  c, (tflops, gigabytes, terabytes_per_s, link) = load_cluster(name), DATASHEET[name]
+  assert c.peak_flops_per_s["bfloat16"] == pytest.approx(tflops * 1e12)
+  assert c.memory_bytes == gigabytes * 10**9
+  assert c.memory_bandwidth_bytes_per_s == pytest.approx(terabytes_per_s * 1e12)
+  assert c.tiers[0].bandwidth_bytes_per_s == pytest.approx(link * 1e9)
+
+
+def test_models_load_and_a_deployment_lends_its_own():
+  assert {load_model(name).name for name in model_names()} == set(model_names())
+  assert load_model("ep64_tp2") == load_deployment("ep64_tp2").model
+
+
+def test_model_and_cluster_by_path_beside_the_deployment(tmp_path, monkeypatch):
+  head, rest = PLAN.split("model:\n")
+  model, rest = rest.split("cluster:\n")
+  cluster, rest = rest.split("strategy:")
+  folder = tmp_path / "plans"
+  folder.mkdir()
+  (folder / "m.yaml").write_text(model.replace("\n  ", "\n").lstrip())
+  (folder / "c.yaml").write_text(cluster.replace("\n  ", "\n").lstrip())
+  (folder / "plan.yaml").write_text(f"{head}model: m.yaml\ncluster: ./c.yaml\nstrategy:{rest}")
+  inline = tmp_path / "inline.yaml"
+  inline.write_text(PLAN)
+  monkeypatch.chdir(tmp_path)
+  by_path, written_out = load_deployment("plans/plan.yaml"), load_deployment("inline.yaml")
+  assert by_path.cluster == written_out.cluster and by_path.model.name == "m"
+  assert load_model("plans/m.yaml") == by_path.model
+  assert load_model("inline.yaml") == written_out.model
+
+
+@pytest.mark.parametrize("model", ["mixtral-8x7b", "ep64_tp2"])
+def test_a_deployment_may_name_a_model_of_the_catalogue(tmp_path, model):
+  inline = PLAN[PLAN.index("model:\n") : PLAN.index("cluster:\n")]
+  (tmp_path / "p.yaml").write_text(edited((inline, f"model: {model}\n")))
+  assert load_deployment(str(tmp_path / "p.yaml")).model == load_model(model)
+
+
+@pytest.mark.parametrize("load", [load_model, load_cluster, load_deployment])
+def test_an_unknown_name_lists_the_known(load):
+  with pytest.raises(UsageError, match="expected a path to a file"):
+    load("nonsense")
+  with pytest.raises(UsageError, match="did you mean"):
+    load({load_model: "mixtral", load_cluster: "dgx-h100", load_deployment: "EP64-TP2"}[load])
+
+
+def test_verbs_write_one_json_document(capsys):
+  for verb, key in [(["deployments"], "deployments"), (["model", "show", "olmoe-1b-7b"], "model")]:
+    assert main([*verb, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["schema_version"] == 1 and key in document
+  assert document["parameters"] == {"total": 6919161856, "active": 1282017280}
+
+
+def test_verbs_write_whole_lines_when_piped(capsys):
+  assert main(["deployments"]) == 0
+  out = capsys.readouterr().out
+  for name in deployment_names():
+    d = load_deployment(name)
+    assert any(all(text in line for text in (name, d.strategy.product, d.title)) for line in out.splitlines())
+  assert "…" not in out
+  assert main(["model", "show", "mixtral-8x7b"]) == 0
+  assert "46,702,792,704" in capsys.readouterr().out

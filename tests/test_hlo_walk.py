@@ -1,0 +1,235 @@
+"""Execution counts: loops, branches, calls, and errors for what is unknown."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import pytest
+from compiled_modules import STAGES, modules
+from jax import lax
+from jax.experimental.compilation_cache import compilation_cache
+
+from jaxmoe.xla import scopes
+from jaxmoe.xla.hlo import Module
+from jaxmoe.xla.loops import UnknownTripCount
+from jaxmoe.xla.walk import Declared, UnknownOperation, walk
+
+
+def executions(module, declared=None, opcode="dot"):
+  """Executions of one opcode, and whether one of them is an upper bound."""
+
+  def weight(visit):
+    return visit.count * (visit.instruction.opcode == opcode)
+
+  found = [visit for visit in walk(module, declared or Declared(), weight=weight) if weight(visit)]
+  return sum(visit.count for visit in found), any(visit.bound for visit in found)
+
+
+def repeat(times, body, x):
+  return lax.scan(lambda x, _: (body(x), None), x, None, length=times)[0]
+
+
+def step(x):
+  return jnp.tanh(x @ x)
+
+
+X = jnp.ones((8, 8))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(
+  "program, dots",
+  [
+    (step, 1),
+    (lambda x: repeat(5, step, x), 5),
+    (lambda x: repeat(3, lambda x: repeat(7, step, step(x)), x), 3 * (1 + 7)),
+    (lambda x: lax.fori_loop(2, 11, lambda _, x: step(x), x), 9),
+    (lambda x: lax.fori_loop(0, 6, lambda i, x: x + step(x) * i, x), 6),
+    (lambda x: lax.scan(lambda x, _: (step(x), x), x, None, length=4, reverse=True), 4),
+    (lambda x: lax.while_loop(lambda c: c[0] < 10, lambda c: (c[0] + 3, step(c[1])), (1, x)), 3),
+    (lambda x: lax.while_loop(lambda c: c[0] > 0, lambda c: (c[0] - 2, step(c[1])), (7, x)), 4),
+    (lambda x: lax.while_loop(lambda c: c[0] >= c[2], lambda c: (c[0] - 2, step(c[1]), c[2]), (8, x, 0)), 5),
+    (lambda x: lax.fori_loop(0, 4, lambda _, x: lax.fori_loop(0, 5, lambda _, x: step(x), x), x), 20),
+  ],
+)
+def test_loops_multiply(program, dots, stage):
+  assert executions(modules(program, X)[stage]) == (dots, False)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_remat_in_a_scan_by_hand(stage):
+  def loss(x, w):
+    return repeat(6, jax.checkpoint(lambda x: jnp.sin(jnp.sin(x @ w) @ w)), x).sum()
+
+  # 2 forward, the same 2 recomputed, and for each of them one for x and one for w.
+  assert executions(modules(jax.grad(loss, (0, 1)), X, X)[stage]) == (6 * (2 + 2 + 4), False)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_unknown_trip_count_is_an_error_until_declared(stage):
+  def program(x):
+    with jax.named_scope("until_small"):
+      return lax.while_loop(lambda x: x[0, 0] > 1e-3, step, x)
+
+  module = modules(program, X)[stage]
+  with pytest.raises(UnknownTripCount, match="while"):
+    executions(module)
+  assert executions(module, Declared(trip_counts={"until_small": 2.5})) == (2.5, False)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_trip_count_from_an_argument_is_an_error(stage):
+  module = modules(lambda x, n: lax.fori_loop(0, n, lambda _, x: step(x), x), X, 5)[stage]
+  with pytest.raises(UnknownTripCount):
+    executions(module)
+
+
+LOOP = """HloModule loops
+condition {{
+  c = (s32[], f32[4,4]) parameter(0)
+  i = s32[] get-tuple-element(c), index=0
+  bound = s32[] constant({bound})
+  ROOT more = pred[] compare({sides}), direction={direction}
+}}
+body {{
+  b = (s32[], f32[4,4]) parameter(0)
+  i = s32[] get-tuple-element(b), index=0
+  x = f32[4,4] get-tuple-element(b), index=1
+  step = s32[] constant({step})
+  next = s32[] add(i, step)
+  y = f32[4,4] dot(x, x), lhs_contracting_dims={{1}}, rhs_contracting_dims={{0}}
+  ROOT out = (s32[], f32[4,4]) tuple({carried}, y)
+}}
+ENTRY main {{
+  x = f32[4,4] parameter(0)
+  start = s32[] constant({start})
+  init = (s32[], f32[4,4]) tuple(start, x)
+  ROOT loop = (s32[], f32[4,4]) while(init), condition=condition, body=body
+}}"""
+
+
+def loop(start, step, direction, bound, *, sides="i, bound", carried="next"):
+  text = LOOP.format(start=start, step=step, direction=direction, bound=bound, sides=sides, carried=carried)
+  return executions(Module.from_text(text))[0]
+
+
+@pytest.mark.parametrize("direction", ["LT", "LE", "GT", "GE", "NE"])
+@pytest.mark.parametrize("start", [-3, 0, 4, 9])
+@pytest.mark.parametrize("step", [-2, -1, 1, 3])
+def test_derived_trip_count_equals_counting(start, step, direction):
+  test = {
+    "LT": int.__lt__, "LE": int.__le__, "GT": int.__gt__, "GE": int.__ge__, "NE": int.__ne__,
+  }[direction]  # fmt: skip
+  i, trips, bound = start, 0, 4
+  while test(i, bound) and trips < 100:
+    i, trips = i + step, trips + 1
+  if trips < 100:
+    assert loop(start, step, direction, bound) == trips
+  else:
+    with pytest.raises(UnknownTripCount):
+      loop(start, step, direction, bound)
+
+
+def test_bound_on_the_left():
+  assert loop(0, 2, "GT", 7, sides="bound, i") == 4
+
+
+def test_loop_that_never_moves_is_an_error():
+  with pytest.raises(UnknownTripCount, match="loop"):
+    loop(0, 1, "LT", 4, carried="i")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_conditional_takes_the_heaviest_branch_and_says_so(stage):
+  def program(x):
+    with jax.named_scope("choice"):
+      branches = [lambda x: x, lambda x: step(step(x)), step]
+      return repeat(4, lambda x: lax.switch(jnp.int32(x[0, 0]), branches, x), x)
+
+  module = modules(program, X)[stage]
+  assert executions(module) == (4 * 2, True)
+  declared = Declared(branch_shares={"choice": (0.5, 0.25, 0.25)})
+  assert executions(module, declared) == (pytest.approx(4 * (0.25 * 2 + 0.25)), False)
+  with pytest.raises(ValueError, match="3 shares"):
+    executions(module, Declared(branch_shares={"choice": (0.5, 0.5)}))
+
+
+def test_undeclared_custom_call_is_an_error_naming_it():
+  def program(x):
+    with jax.named_scope("host"):
+      return jax.pure_callback(lambda x: x, X, x)
+
+  module = modules(program, X)["optimised"]
+  with pytest.raises(UnknownOperation, match="callback"):
+    executions(module)
+  assert executions(module, Declared(custom_call_flops={"host": 0.0})) == (0, False)
+
+
+def test_unknown_opcode_is_an_error_naming_it():
+  text = "HloModule m\nENTRY main {\n  x = f32[4,4] parameter(0)\n  ROOT y = f32[4,4] cholesky(x)\n}"
+  with pytest.raises(UnknownOperation, match="cholesky"):
+    executions(Module.from_text(text))
+
+
+@pytest.mark.parametrize(
+  "op_name, path",
+  [
+    ("jit(f)/dot_general", ()),
+    ("jit(f)/jvp(embed)/dot_general", ("embed",)),
+    (
+      "jit(f)/transpose(jvp(layer/attention))/while/body/scores/bd,de->be/dot_general",
+      ("layer", "attention", "scores"),
+    ),
+    (
+      "jit(f)/transpose(jvp())/shard_map/while/body/eval_jaxpr/checkpoint/rematted_computation/layer/dot_general",
+      ("layer",),
+    ),
+    ("jit(<lambda>)/layer/jit(silu)/mul", ("layer",)),
+    ("transpose(jvp(attention))/checkpoint/attention/dot_general", ("attention",)),
+    ("layer/slot/cond/branch_1_fun/experts/dot_general", ("layer", "slot", "experts")),
+    ("", ()),
+  ],
+)
+def test_scope_path(op_name, path):
+  assert scopes.path(op_name) == path
+
+
+def test_source_names_this_file():
+  module = modules(step, X)["partitioned"]
+  (dot,) = [x for x in module.entry.instructions if x.opcode == "dot"]
+  file, line = module.source(dot).rsplit(":", 1)
+  assert pathlib.Path(file).name == pathlib.Path(__file__).name
+  assert "x @ x" in pathlib.Path(file).read_text().splitlines()[int(line) - 1]
+
+
+def test_attributes_and_shapes():
+  module = Module.from_text("""HloModule m, num_partitions=4, replica_count=2
+ENTRY main {
+  x = (f8e4m3fn[8,<=4], pred[3]) parameter(0), frontend_attributes={kind="a",note="b c"}
+  ROOT y = pred[3] get-tuple-element(x), index=1
+}""")
+  y = module.entry.root
+  (x,) = y.operands
+  assert [(shape.dtype, shape.dims, shape.bytes) for shape in x.shapes] == [
+    ("f8e4m3fn", (8, 4), 32),
+    ("pred", (3,), 3),
+  ]
+  assert (x.frontend_attributes, y.word("index"), module.devices) == ({"kind": "a", "note": "b c"}, "1", 8)
+
+
+def test_partitioned_program_despite_a_persistent_cache(tmp_path):
+  settings = {"jax_compilation_cache_dir": str(tmp_path), "jax_persistent_cache_min_compile_time_secs": 0}
+  before = {name: getattr(jax.config, name) for name in settings}
+  try:
+    for name, value in settings.items():
+      jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    for _ in range(2):
+      jax.clear_caches()
+      jax.jit(step).lower(X).compile()  # fills the cache, then is answered by it
+      assert executions(modules(step, X)["partitioned"]) == (1, False)
+    assert any(tmp_path.iterdir())
+  finally:
+    for name, value in before.items():
+      jax.config.update(name, value)
+    compilation_cache.reset_cache()
