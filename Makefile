@@ -44,7 +44,7 @@ bench: .venv/installed
 
 clean:
 	rm -rf .venv $(OLDEST) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
-	find jaxmoe kernels meshes tests examples benchmarks -name __pycache__ -prune -exec rm -rf {} +
+	find . -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/installed: pyproject.toml
 	@$(call make-venv,.venv)

@@ -1,3 +1,4 @@
+# pyright: basic
 """jax meshes and shardings for a strategy; the only file here that imports jax."""
 
 import jax

@@ -48,7 +48,7 @@ class Cluster:
   memory_efficiency: float
   tiers: tuple[NetworkTier, ...]
   source: str = ""
-  assumptions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  assumptions: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
 
   def __post_init__(self):
     if self.tiers[-1].devices < self.devices:

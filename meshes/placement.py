@@ -37,9 +37,7 @@ class Placement:
     return tuple(first + expert for expert in self.experts)
 
 
-def place(
-  strategy: Strategy, num_layers: int, num_experts: int, *, devices_per_host: int = 8
-) -> tuple[Placement, ...]:
+def place(strategy: Strategy, num_layers: int, num_experts: int, *, devices_per_host: int = 8) -> tuple[Placement, ...]:
   """Every device in rank order, rank = ((data * stages + stage) * experts + expert) * tensors + tensor.
 
   Raises:

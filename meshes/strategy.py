@@ -34,8 +34,10 @@ class Strategy:
   def __post_init__(self):
     for axis in AXES:
       size = self.size(axis)
-      if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-        raise UsageError(f"strategy.{axis} must be a whole number of at least 1, got {size!r}; use 1 to leave the axis out")
+      if isinstance(size, bool) or size < 1:
+        raise UsageError(
+          f"strategy.{axis} must be a whole number of at least 1, got {size!r}; use 1 to leave the axis out"
+        )
     if self.heads_over not in HEADS_OVER:
       raise UsageError(f"strategy.heads_over must be one of {_choices(HEADS_OVER)}, got {list(self.heads_over)}")
     if self.experts_over not in EXPERTS_OVER:

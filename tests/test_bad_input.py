@@ -181,9 +181,7 @@ def test_a_bad_command_line(argv, words, capsys):
 def jaxmoe(*argv, cwd, **kwargs):
   environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **kwargs}
   command = [sys.executable, "-m", "jaxmoe", *argv]
-  return subprocess.run(
-    command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=60
-  )
+  return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=60)
 
 
 @pytest.mark.parametrize(

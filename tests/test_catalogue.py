@@ -71,9 +71,7 @@ def test_only_document_003_folds_heads_onto_experts():
 
 @pytest.mark.parametrize("name, claim", CLAIMS, ids=[f"{name}-{claim.name}" for name, claim in CLAIMS])
 def test_a_claim_quotes_its_number(name, claim):
-  assert any(value == pytest.approx(claim.value, rel=1e-9, abs=0) for value in quoted_values(claim.quote)), (
-    claim
-  )
+  assert any(value == pytest.approx(claim.value, rel=1e-9, abs=0) for value in quoted_values(claim.quote)), claim
 
 
 def test_quoted_values_can_tell_units_apart():
@@ -86,9 +84,7 @@ def test_quoted_values_can_tell_units_apart():
 def test_readings_say_what_was_read_and_mark_assumptions(name):
   readings = load_deployment(name).readings
   assert len(readings) >= 8
-  assert any(reading.assumption for reading in readings) and not all(
-    reading.assumption for reading in readings
-  )
+  assert any(reading.assumption for reading in readings) and not all(reading.assumption for reading in readings)
 
 
 @pytest.mark.parametrize("name", cluster_names())
@@ -99,9 +95,7 @@ def test_clusters_name_source_and_assumptions(name):
   for key in cluster.assumptions:
     field, *rest = key.split(".")
     assert hasattr(cluster, field) and (not rest or rest[0] in tiers), key
-  assert all(f"tiers.{tier}.latency_s" in cluster.assumptions for tier in tiers), (
-    "no datasheet states latencies"
-  )
+  assert all(f"tiers.{tier}.latency_s" in cluster.assumptions for tier in tiers), "no datasheet states latencies"
   assert cluster.devices % cluster.devices_per_host == 0
 
 

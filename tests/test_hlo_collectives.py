@@ -123,9 +123,7 @@ def test_automatic_partitioning_inserts_an_all_gather(stage):
 
 def test_axis_of_size_one_moves_nothing():
   sizes = {"x": 8, "y": 1}
-  module = local_modules(lambda x: lax.psum(x, "y") + lax.psum(x, "x"), jnp.ones(SHAPE), sizes=sizes)[
-    "partitioned"
-  ]
+  module = local_modules(lambda x: lax.psum(x, "y") + lax.psum(x, "x"), jnp.ones(SHAPE), sizes=sizes)["partitioned"]
   assert listed(module, sizes) == [("all-reduce", ("x",), BYTES, 1, "f32")]
   assert sorted(c.axes for c in every_collective(module, sizes)) in ([(), ("x",)], [("x",)])
 
@@ -212,6 +210,7 @@ def test_axes_of_groups(groups, axes):
     ([[0, 4], [4, 0]], ("x",)),
     ([[0, 1], [2, 3]], ("z",)),
     ([[0, 1], [1, 2]], ("y", "z")),
+    ([[0, 0], [1, 1]], ()),
     ([[0, 8]], ("?",)),
   ],
 )

@@ -101,6 +101,19 @@ def test_scopes_and_their_parts():
   assert count.total == 43 * one
 
 
+def test_scopes_around_calls_of_one_function():
+  inner = jax.jit(lambda x: jnp.sin(x @ x))
+
+  def program(x):
+    with jax.named_scope("first"):
+      x = inner(x)
+    with jax.named_scope("second"):
+      return inner(inner(x))
+
+  count = matmul_flops(modules(program, jnp.ones((8, 8)))["partitioned"])
+  assert count.by_scope == {"first": 2 * 8**3, "second": 2 * 2 * 8**3}
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_shard_map_counts_one_device(stage):
   def local(x, w):
@@ -108,9 +121,7 @@ def test_shard_map_counts_one_device(stage):
       return lax.psum(x @ w, "y")
 
   spec = PartitionSpec
-  sharded = jax.shard_map(
-    local, mesh=mesh(x=4, y=2), in_specs=(spec("x", "y"), spec("y")), out_specs=spec("x")
-  )
+  sharded = jax.shard_map(local, mesh=mesh(x=4, y=2), in_specs=(spec("x", "y"), spec("y")), out_specs=spec("x"))
   count = matmul_flops(modules(sharded, jnp.ones((64, 32)), jnp.ones((32, 24)))[stage])
   assert count.total == 2 * (64 // 4) * 24 * (32 // 2)
   assert count.within("dense") == count.total
@@ -145,9 +156,9 @@ def test_convolution_leaves_padding_out(padding, positions, stage):
 @pytest.mark.parametrize("stage", STAGES)
 def test_strided_grouped_convolution(stage):
   image, kernel = jnp.ones((2, 4, 17)), jnp.ones((8, 2, 3))
-  module = modules(
-    lambda x, w: lax.conv_general_dilated(x, w, (2,), "VALID", feature_group_count=2), image, kernel
-  )[stage]
+  module = modules(lambda x, w: lax.conv_general_dilated(x, w, (2,), "VALID", feature_group_count=2), image, kernel)[
+    stage
+  ]
   assert matmul_flops(module).total == 2 * 2 * 8 * 2 * 3 * 8  # 8 outputs along the image
 
 
@@ -169,6 +180,29 @@ ENTRY main {
   ROOT y = f32[16,48] custom-call(x), custom_call_target="my_kernel"
 }""")
   assert matmul_flops(module, Declared(custom_call_flops={"my_kernel": 1234.0})).total == 1234
+
+
+def test_dot_summed_in_steps_counts_once():
+  module = Module.from_text("""HloModule m
+add {
+  a = f32[] parameter(0)
+  b = f32[] parameter(1)
+  ROOT c = f32[] add(a, b)
+}
+product {
+  a = f32[4,64] parameter(0)
+  b = f32[4,64] parameter(1)
+  ROOT p = f32[4,64] multiply(a, b), metadata={op_name="dot_general"}
+}
+ENTRY main {
+  x = f32[4,64] parameter(0)
+  zero = f32[] constant(0)
+  p = f32[4,64] fusion(x, x), kind=kLoop, calls=product
+  q = f32[4,8,8] bitcast(p)
+  rows = f32[4,8] reduce(q, zero), dimensions={2}, to_apply=add, metadata={op_name="dot_general"}
+  ROOT y = f32[4] reduce(rows, zero), dimensions={1}, to_apply=add, metadata={op_name="dot_general"}
+}""")
+  assert matmul_flops(module).total == 2 * 4 * 64
 
 
 def test_ragged_dot_counts_every_row_once():

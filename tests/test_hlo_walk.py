@@ -84,6 +84,14 @@ def test_trip_count_from_an_argument_is_an_error(stage):
     executions(module)
 
 
+def test_bound_that_moves_is_an_error():
+  def program(x):
+    return lax.while_loop(lambda c: c[0] < c[2], lambda c: (c[0] + 2, step(c[1]), c[2] + 1), (0, x, 5))
+
+  with pytest.raises(UnknownTripCount):
+    executions(modules(program, X)["partitioned"])
+
+
 LOOP = """HloModule loops
 condition {{
   c = (s32[], f32[4,4]) parameter(0)

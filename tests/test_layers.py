@@ -29,7 +29,7 @@ LAYERS = {
   "config": {"meshes"},
   "cost": {"config", "meshes", "pipeline.schedules"},
   "planner": {"config", "meshes", "cost", "pipeline.schedules"},
-  "model": {"config", "meshes", "kernels"},
+  "model": {"config", "meshes", "kernels", "pipeline"},
   "pipeline": {"meshes"},
   "train": {"config", "meshes", "model", "pipeline"},
   "serve": {"config", "meshes", "model", "pipeline"},

@@ -78,11 +78,7 @@ def test_document_000_stages_and_tensor_pairs():
     assert {row.layers for row in rows[first : last + 1]} == {tuple(range(first_layer, last_layer + 1))}
   for expert, *pair in printed:
     assert [row.rank for row in rows if expert_numbers(d, row) == (expert,)] == pair
-    assert (
-      [rows[rank].coordinates["tensor"] for rank in pair]
-      == [rows[rank].width_part for rank in pair]
-      == [0, 1]
-    )
+    assert [rows[rank].coordinates["tensor"] for rank in pair] == [rows[rank].width_part for rank in pair] == [0, 1]
   # "[Stages 2-3 follow same pattern with remaining experts]"
   assert [expert_numbers(d, row) for row in rows] == [(rank // 2,) for rank in range(128)]
 
@@ -106,9 +102,7 @@ def test_text_table_prints_document_003(capsys):
   columns = re.split(r"\s{2,}", header)
   rows = [dict(zip(columns, line.split(), strict=True)) for line in lines[lines.index(header) + 1 :]]
   printed = numbers(r"GPU (\d+)\*\*: TP rank (\d+), Expert (\d+), PP stage (\d+)", FOLDED)
-  assert [
-    tuple(int(row[key]) for key in ("rank", "heads part", "experts", "stage")) for row in rows
-  ] == printed
+  assert [tuple(int(row[key]) for key in ("rank", "heads part", "experts", "stage")) for row in rows] == printed
   assert max(map(len, lines)) <= 80
 
 

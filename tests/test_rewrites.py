@@ -50,9 +50,7 @@ def test_cpu_widens_what_it_cannot_compute_in(dtype, names):
 
 
 def test_cpu_combines_all_reduces():
-  found = rewrites(
-    lambda x, y: lax.psum(jnp.sin(x), "x") + lax.psum(jnp.cos(y), "x"), jnp.ones(8), jnp.ones(8)
-  )
+  found = rewrites(lambda x, y: lax.psum(jnp.sin(x), "x") + lax.psum(jnp.cos(y), "x"), jnp.ones(8), jnp.ones(8))
   assert found == {("all-reduce", ("x",)): ("combined",)}
 
 

@@ -38,9 +38,7 @@ def test_every_field_arrives(plan):
   assert d.job == Job(kind="train", batch=16, sequence_length=32, microbatches=2, precision=Precision())
   assert d.claims == (Claim(name="devices", value=16, unit="devices", quote="on 16 devices"),)
   assert d.cluster.peak_flops_per_s == {"bfloat16": 1e14}
-  assert d.cluster.tiers == (
-    NetworkTier(name="link", devices=16, bandwidth_bytes_per_s=1e11, latency_s=1e-6),
-  )
+  assert d.cluster.tiers == (NetworkTier(name="link", devices=16, bandwidth_bytes_per_s=1e11, latency_s=1e-6),)
 
 
 def test_optional_fields_arrive(plan):

@@ -16,9 +16,7 @@ ModelArgument = Annotated[
 
 
 @app.command()
-def show(
-  model: ModelArgument, as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False
-):
+def show(model: ModelArgument, as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False):
   """Show a model's dimensions, total parameters and the active ones that a token meets."""
   from jaxmoe.config.catalogue import load_model
 

@@ -39,8 +39,7 @@ def aligned(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
   widths = [max(len(line[column]) for line in lines) for column in columns]
   right = [_is_numeric(row[column] for row in rows) for column in columns]
   padded = (
-    [cell.rjust(w) if r else cell.ljust(w) for cell, w, r in zip(line, widths, right, strict=True)]
-    for line in lines
+    [cell.rjust(w) if r else cell.ljust(w) for cell, w, r in zip(line, widths, right, strict=True)] for line in lines
   )
   return "".join("  ".join(cells).rstrip() + "\n" for cells in padded)
 

@@ -12,7 +12,9 @@ from jaxmoe.cli.progress import progress_display
 
 def run(
   deployment: DeploymentArgument,
-  target: Annotated[str, typer.Option(metavar="TARGET", help="What to compile for: cpu or cpu:N fake devices.")] = "cpu",
+  target: Annotated[
+    str, typer.Option(metavar="TARGET", help="What to compile for: cpu or cpu:N fake devices.")
+  ] = "cpu",
   as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
   """Compile at full size, compare with the prediction; exit code 4 if they disagree."""

@@ -75,9 +75,7 @@ def _model_of(form: DeploymentForm, folder: Path | None) -> ModelConfig:
     return load_deployment(name).model
   data, origin, _ = _open("models", name, beside=folder)
   if "strategy" in data:
-    raise UsageError(
-      f"model: expected a model's file, got a deployment's, {shown(origin)}; write its model out"
-    )
+    raise UsageError(f"model: expected a model's file, got a deployment's, {shown(origin)}; write its model out")
   with _faults_of(origin):
     return _model(data, name=_stem(origin))
 
@@ -110,9 +108,7 @@ def _entries(kind: str) -> dict[str, Traversable]:
   return {_stem(file.name): file for file in files if file.name.endswith(_SUFFIXES)}
 
 
-def _open(
-  kind: str, name_or_path: str, *, beside: Path | None = None
-) -> tuple[dict[str, Any], str, Path | None]:
+def _open(kind: str, name_or_path: str, *, beside: Path | None = None) -> tuple[dict[str, Any], str, Path | None]:
   """A file's mapping, the name that messages give it, and the folder that its own paths start from."""
   entries = _entries(kind)
   if name_or_path in entries:

@@ -51,9 +51,7 @@ def parse_mapping(content: bytes, *, origin: str, is_json: bool = False) -> dict
     text = content.decode("utf-8-sig")
     data = _parse_json(text) if is_json else yaml.load(text, Loader=_Loader)
   except UnicodeDecodeError as error:
-    raise UsageError(
-      f"{label}: expected UTF-8 text, got byte {content[error.start]:#04x} at {error.start}"
-    ) from error
+    raise UsageError(f"{label}: expected UTF-8 text, got byte {content[error.start]:#04x} at {error.start}") from error
   except RecursionError as error:
     raise UsageError(f"{label}: nested too deeply; write it flatter") from error
   except (yaml.YAMLError, ValueError) as error:

@@ -64,8 +64,7 @@ class ModelConfig:
       )
     if self.experts_per_token > self.num_experts:
       raise UsageError(
-        f"model.experts_per_token must lie in [1, num_experts={self.num_experts}],"
-        f" got {self.experts_per_token}"
+        f"model.experts_per_token must lie in [1, num_experts={self.num_experts}], got {self.experts_per_token}"
       )
     if self.head_dim % 2:
       raise UsageError(

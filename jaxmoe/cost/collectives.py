@@ -1,7 +1,7 @@
 """Every collective that one device's program executes, from the deployment alone.
 
-Derivations are in docs/cost_model.md. Payload is the full-side buffer of one device, in the program's dtype: the operand,
-or an all-gather's result.
+Derivations are in docs/cost_model.md. Payload is the full-side buffer of one device, in the program's dtype: the
+operand, or an all-gather's result.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ class Collective:
 
 def collectives(deployment: Deployment) -> list[Collective]:
   """All that move data: groups of one device are left out, axes of size one are not named."""
-  found = []
+  found: list[Collective] = []
   for collective in _Step(deployment).all():
     axes = tuple(axis for axis in AXES if axis in collective.axes and deployment.strategy.size(axis) > 1)
     if axes:

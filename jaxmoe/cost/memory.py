@@ -1,7 +1,7 @@
 """Bytes that one device holds during a step, by class.
 
-Weights, gradients, optimizer state, cache and inputs are exact. Activations and dispatch buffers are a first estimate of
-what backward keeps (or of what one layer needs at once); what the compiler allocates beside it is its own affair.
+Weights, gradients, optimizer state, cache and inputs are exact. Activations and dispatch buffers are a first estimate
+of what backward keeps (or of what one layer needs at once); what the compiler allocates beside it is its own affair.
 """
 
 import dataclasses

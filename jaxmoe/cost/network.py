@@ -1,7 +1,7 @@
 """Time of one collective by the alpha-beta model: messages x latency + bytes / bandwidth.
 
-Assumptions: ring algorithms, and the slowest tier that a group spans carries all of it. V is the payload (full-side buffer
-of one device), n the group size, W the bandwidth of one device in one direction, a the latency of one message.
+Assumptions: ring algorithms, and the slowest tier that a group spans carries all of it. V is the payload (full-side
+buffer of one device), n the group size, W the bandwidth of one device in one direction, a the latency of one message.
 """
 
 from jaxmoe.cost.collectives import Collective

@@ -27,15 +27,14 @@ class Attention(nnx.Module):
     self.key = parameter(deployment, rngs, "attention", "LDGK", (L, D, G, K), fan_in=D)
     self.value = parameter(deployment, rngs, "attention", "LDGK", (L, D, G, K), fan_in=D)
     self.output = parameter(deployment, rngs, "attention", "LHKD", (L, H, K, D), fan_in=H * K)
-    self.query_norm = self.key_norm = None
-    if m.query_key_norm == "head":
-      self.query_norm = RMSNorm(deployment, "norm", "LK", (L, K), rngs=rngs)
-      self.key_norm = RMSNorm(deployment, "norm", "LK", (L, K), rngs=rngs)
     if m.query_key_norm == "projection":
       raise NotImplementedError(
         "the model normalises queries and keys over each head only; a norm over the whole projection"
         " (query_key_norm: projection) can be planned but not run"
       )
+    normed = m.query_key_norm == "head"
+    self.query_norm = RMSNorm(deployment, "norm", "LK", (L, K), rngs=rngs) if normed else None
+    self.key_norm = RMSNorm(deployment, "norm", "LK", (L, K), rngs=rngs) if normed else None
 
   def __call__(self, x_BSD, positions_BS, cached=None):
     """Attends to this block's tokens, or to a cache into which they are written first.
@@ -54,7 +53,9 @@ class Attention(nnx.Module):
     if cached is None:
       mixed_BSHK = causal_attention(query_BSHK, key_BSGK, value_BSGK, positions_BS)
     else:
-      keys, values = (write_at(old, new, positions_BS[:, 0]) for old, new in zip(cached, (key_BSGK, value_BSGK)))
+      keys, values = (
+        write_at(old, new, positions_BS[:, 0]) for old, new in zip(cached, (key_BSGK, value_BSGK), strict=True)
+      )
       mixed_BSHK = _attend(query_BSHK, keys, values, positions_BS)
     out_BSD = jnp.einsum("bshk,hkd->bsd", mixed_BSHK, self.output[...].astype(x_BSD.dtype))
     return out_BSD, (key_BSGK, value_BSGK)
@@ -65,7 +66,7 @@ class Attention(nnx.Module):
 
 
 def causal_attention(query_BSHK, key_BSGK, value_BSGK, positions_BS):
-  """Attention within a block of tokens whose keys stand at positions 0, 1, ..., S-1; scores are recomputed in backward."""
+  """Attention within a block whose keys stand at positions 0, 1, ..., S-1; backward recomputes the scores."""
   blocks = query_blocks(query_BSHK.shape[1])
   attend = jax.checkpoint(_attend)
   if blocks == 1:

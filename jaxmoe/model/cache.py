@@ -1,6 +1,7 @@
 """Key-value cache: one pair of entries for every layer, sequence, slot and key-value head."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +14,15 @@ from jaxmoe.model.attention import write_at
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Cache:
-  """Keys and values in the compute dtype, S slots a sequence."""
+  """Keys and values in the compute dtype, S slots a sequence: arrays, or one thing about each (its shape, its spec)."""
 
-  key_LBSGK: jax.Array
-  value_LBSGK: jax.Array
+  key_LBSGK: Any
+  value_LBSGK: Any
 
   def sequences(self, start, count: int) -> tuple[jax.Array, jax.Array]:
     """(key, value) of `count` sequences from `start` on."""
-    return tuple(lax.dynamic_slice_in_dim(entries, start, count, axis=1) for entries in (self.key_LBSGK, self.value_LBSGK))
+    key, value = (lax.dynamic_slice_in_dim(x, start, count, axis=1) for x in (self.key_LBSGK, self.value_LBSGK))
+    return key, value
 
   def write(self, entries, start, positions_B, active) -> "Cache":
     """The cache with new (key_LbsGK, value_LbsGK) of the sequences from `start` on, at each one's position."""

@@ -1,7 +1,8 @@
 """Token transports: how tokens reach the devices of their experts and come back.
 
-Every transport has one contract: given a device's tokens x_TD, their routing and the device's experts, return the device's
-part of the combined output y_TD (to be summed over the axes of expert width) and which choices were kept, kept_TX.
+Every transport has one contract: given a device's tokens x_TD, their routing and the device's experts, return the
+device's part of the combined output y_TD (to be summed over the axes of expert width) and which choices were kept,
+kept_TX.
 """
 
 import jax.numpy as jnp
@@ -34,10 +35,12 @@ def capacity_all_to_all(deployment: Deployment, experts, x_TD, routing: Routing)
 
 def dense_all_gather(deployment: Deployment, experts, x_TD, routing: Routing):
   """Every device applies its experts to all tokens of its group: exact, nothing dropped, E / X times the work."""
-  (T, D), E = x_TD.shape, deployment.model.num_experts
+  T, E = x_TD.shape[0], deployment.model.num_experts
   axes = deployment.strategy.experts_over
-  gate_TE = jnp.zeros((T, E), x_TD.dtype).at[jnp.arange(T)[:, None], routing.choices_TX].set(
-    routing.gates_TX.astype(x_TD.dtype)
+  gate_TE = (
+    jnp.zeros((T, E), x_TD.dtype)
+    .at[jnp.arange(T)[:, None], routing.choices_TX]
+    .set(routing.gates_TX.astype(x_TD.dtype))
   )
   all_TD = lax.all_gather(x_TD, axes, axis=0, tiled=True)
   local_gate_TE = lax.all_to_all(gate_TE, axes, split_axis=1, concat_axis=0, tiled=True)

@@ -8,7 +8,9 @@ from jaxmoe.config.deployment import Deployment
 from jaxmoe.meshes.build import spec
 
 
-def parameter(deployment: Deployment, rngs: nnx.Rngs, role: str, letters: str, shape, *, fan_in: int | None) -> nnx.Param:
+def parameter(
+  deployment: Deployment, rngs: nnx.Rngs, role: str, letters: str, shape, *, fan_in: int | None
+) -> nnx.Param:
   """A stored weight: normal with standard deviation 1/sqrt(fan_in), or ones where `fan_in` is None."""
   precision = deployment.job.precision
   dtype = jnp.dtype(precision.sensitive_weights if role in ("norm", "router") else precision.weights)

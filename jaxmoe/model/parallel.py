@@ -1,7 +1,7 @@
 """Collectives of one device's program, as pairs that are each other's transpose.
 
-Inside `shard_map` an array is *varying* over the axes where devices hold different values. Between layers the tokens of a
-device are its share of the batch, and with folded experts its slice of those (`Strategy.slice_axes`). A region whose
+Inside `shard_map` an array is *varying* over the axes where devices hold different values. Between layers the tokens of
+a device are its share of the batch, and with folded experts its slice of those (`Strategy.slice_axes`). A region whose
 weights are split (heads, vocabulary) is entered by `gather_tokens` and left by `sum_tokens`.
 """
 

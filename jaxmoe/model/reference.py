@@ -1,4 +1,4 @@
-"""The same transformer on one device in plain jnp, as literally as the formulas read; every sharded run is tested on it.
+"""The same transformer on one device in plain jnp, read off the formulas; every sharded run is tested against it.
 
 It shares no code with the sharded model. Parameters are nested dicts of whole arrays (`nnx.to_pure_dict`).
 """
@@ -46,33 +46,31 @@ def loss(model: ModelConfig, parameters, tokens_BS, targets_BS, **dispatch):
 
 def rms_norm(x, scale, eps: float):
   wide = x.astype(_wide(x.dtype))
-  return (wide / jnp.sqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps) * scale.astype(wide.dtype)).astype(x.dtype)
+  root = jnp.sqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
+  return (wide / root * jnp.broadcast_to(scale.astype(wide.dtype), x.shape)).astype(x.dtype)
 
 
 def attention(model: ModelConfig, p, x_BSD, cast):
-  """Causal attention, one query head at a time."""
+  """Causal attention; each key-value head serves H / G query heads."""
   S, repeat = x_BSD.shape[1], model.num_heads // model.num_kv_heads
-  query, key = (jnp.einsum("bsd,dhk->bhsk", x_BSD, cast(p[name])) for name in ("query", "key"))
-  value = jnp.einsum("bsd,dhk->bhsk", x_BSD, cast(p["value"]))
+  query, key, value = (jnp.einsum("bsd,dhk->bhsk", x_BSD, cast(p[name])) for name in ("query", "key", "value"))
   if model.query_key_norm == "head":
     query = rms_norm(query, p["query_norm"]["scale"], model.norm_eps)
     key = rms_norm(key, p["key_norm"]["scale"], model.norm_eps)
   query, key = rotate(query, model.rope_theta), rotate(key, model.rope_theta)
-  out = jnp.zeros_like(x_BSD)
-  for h in range(model.num_heads):
-    g = h // repeat
-    scores = jnp.einsum("bqk,bsk->bqs", query[:, h], key[:, g]).astype(_wide(x_BSD.dtype)) / model.head_dim**0.5
-    scores = jnp.where(jnp.tril(jnp.ones((S, S), bool)), scores, -jnp.inf)
-    mixed = jax.nn.softmax(scores, axis=-1).astype(x_BSD.dtype) @ value[:, g]
-    out = out + mixed @ cast(p["output"])[h]
-  return out
+  key, value = jnp.repeat(key, repeat, axis=1), jnp.repeat(value, repeat, axis=1)
+  scores = jnp.einsum("bhqk,bhsk->bhqs", query, key).astype(_wide(x_BSD.dtype)) / model.head_dim**0.5
+  scores = jnp.where(jnp.tril(jnp.ones((S, S), bool))[None, None], scores, -jnp.inf)
+  mixed = jnp.einsum("bhqs,bhsk->bhqk", jax.nn.softmax(scores, axis=-1).astype(x_BSD.dtype), value)
+  return jnp.einsum("bhqk,hkd->bqd", mixed, cast(p["output"]))
 
 
 def rotate(x_BHSK, theta: float):
   """Complex rotation by position x theta^(-2i/K) of the pairs (i, i + K/2)."""
   S, K = x_BHSK.shape[-2:]
   wide = _wide(x_BHSK.dtype)
-  angle = jnp.arange(S, dtype=wide)[:, None] / theta ** (2 * jnp.arange(K // 2, dtype=wide) / K)
+  frequency = theta ** (-2 * jnp.arange(K // 2, dtype=wide) / K)
+  angle = (jnp.arange(S, dtype=wide)[:, None] * frequency[None, :])[None, None]
   pairs = jax.lax.complex(x_BHSK[..., : K // 2].astype(wide), x_BHSK[..., K // 2 :].astype(wide)) * jnp.exp(1j * angle)
   return jnp.concatenate([pairs.real, pairs.imag], axis=-1).astype(x_BHSK.dtype)
 
@@ -87,24 +85,23 @@ def mixture(model: ModelConfig, p, x_BSD, group_tokens: int, capacity: int | Non
   gates = jnp.take_along_axis(probabilities, order, axis=-1)
   gates = gates / gates.sum(-1, keepdims=True) if model.norm_topk_prob else gates
   kept = kept_choices(order, E, group_tokens, capacity)
-  y = jnp.zeros_like(x)
-  for e in range(E):
-    weight = jnp.where((order == e) & kept, gates, 0).sum(-1).astype(x.dtype)
-    y = y + weight[:, None] * expert(model, {k: cast(v[e]) for k, v in p["experts"].items()}, x)
-  share = jnp.stack([(order == e).mean() for e in range(E)])
-  balance = E * jnp.sum(jax.lax.stop_gradient(share) * probabilities.mean(0))
+  chosen_TXE = order[:, :, None] == jnp.arange(E)[None, None, :]
+  weight_TE = jnp.sum(jnp.where(chosen_TXE & kept[:, :, None], gates[:, :, None], 0), axis=1)
+  y = jnp.einsum("te,etd->td", weight_TE.astype(x.dtype), all_experts(model, jax.tree.map(cast, p["experts"]), x))
+  balance = E * jnp.sum(jax.lax.stop_gradient(chosen_TXE.mean((0, 1))) * probabilities.mean(0))
   return y.reshape(B, S, D), balance, 1 - kept.mean()
 
 
-def expert(model: ModelConfig, weights, x_TD):
+def all_experts(model: ModelConfig, weights, x_TD):
+  """Every expert on every token, (E, T, D)."""
   act = {"silu": jax.nn.silu, "gelu": jax.nn.gelu}[model.activation]
-  if model.gated:
-    return (act(x_TD @ weights["gate"]) * (x_TD @ weights["up"])) @ weights["down"]
-  return act(x_TD @ weights["up"]) @ weights["down"]
+  up = jnp.einsum("td,edf->etf", x_TD, weights["up"])
+  hidden = act(jnp.einsum("td,edf->etf", x_TD, weights["gate"])) * up if model.gated else act(up)
+  return jnp.einsum("etf,efd->etd", hidden, weights["down"])
 
 
 def kept_choices(order_TX, num_experts: int, group_tokens: int, capacity: int | None):
-  """Which choices fit: in each group, an expert takes first choices in token order, then second ones, up to capacity."""
+  """Which choices fit: in each group an expert takes first choices in token order, then second ones, up to C."""
   T, X = order_TX.shape
   if capacity is None:
     return jnp.ones((T, X), bool)

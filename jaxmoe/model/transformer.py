@@ -70,8 +70,8 @@ class Transformer(nnx.Module):
   def _stage(self, cache, x_TD, positions_BS, microbatch, active):
     """One microbatch through this stage's layers."""
     start = microbatch * positions_BS.shape[0]
-    decoding = cache is not None and positions_BS.shape[1] == 1
-    cached = cache.sequences(start, positions_BS.shape[0]) if decoding else None
+    decoding = positions_BS.shape[1] == 1
+    cached = cache.sequences(start, positions_BS.shape[0]) if cache is not None and decoding else None
     graph, weights = nnx.split(self.layers)
 
     def one_layer(x_TD, slices):

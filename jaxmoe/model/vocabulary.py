@@ -1,6 +1,5 @@
 """Embedding, head and loss with the vocabulary split over every axis that sees the same tokens."""
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 

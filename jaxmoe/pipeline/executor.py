@@ -1,4 +1,4 @@
-"""A microbatched pipeline in one loop: at tick t, stage s works on microbatch t - s (GPipe's order, arXiv 1811.06965)."""
+"""A microbatched pipeline in one loop: at tick t, stage s works on microbatch t - s (GPipe, arXiv 1811.06965)."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ def run_pipeline(stage_step, carry, inputs_M, *, stages: int):
 
   Args:
     stage_step: (carry, x, microbatch index, active) -> (carry, y, emitted), run by each stage on its own layers; x and y
-      have one shape; what it emits must not depend on x where `active` is false.
+      have one shape.
     carry: a stage's own state, a key-value cache say.
     inputs_M: the first stage's inputs, stacked over microbatches.
 

@@ -5,9 +5,8 @@ from typing import Any
 
 from jaxmoe.config.deployment import Deployment
 from jaxmoe.cost.estimate import Estimate
-from jaxmoe.meshes.placement import Placement, place
 from jaxmoe.report import estimate as estimate_report
-from jaxmoe.report import units, verification
+from jaxmoe.report import placement, units, verification
 from jaxmoe.report.table import Table
 from jaxmoe.train.reduced import ReducedRun
 from jaxmoe.xla.compare import Comparison
@@ -80,18 +79,8 @@ def _plan(o: Outcome) -> Table:
 
 
 def _placement(o: Outcome) -> Table:
-  d = o.deployment
-  placements = place(
-    d.strategy, d.model.num_layers, d.model.num_experts, devices_per_host=d.cluster.devices_per_host
-  )
-  rows = [_placed(placements[rank]) for rank in SHOWN_RANKS]
-  return Table("2. Placement", ["rank", "host", "coordinates", "layers", "experts", "heads part", "width part"], rows)
-
-
-def _placed(p: Placement) -> tuple[str, ...]:
-  coordinates = " ".join(f"{axis}={index}" for axis, index in p.coordinates.items())
-  layers, experts = (f"{r[0]}-{r[-1]}" if len(r) > 1 else f"{r[0]}" for r in (p.layers, p.experts))
-  return (str(p.rank), str(p.host), coordinates, layers, experts, p.heads_part, p.width_part)
+  rows = placement.placements(o.deployment)
+  return Table("2. Placement", placement.HEADERS, [placement.cells(o.deployment, rows[rank]) for rank in SHOWN_RANKS])
 
 
 def _compared(o: Outcome) -> Table:

@@ -15,7 +15,9 @@ def verdict(e: Estimate) -> str:
   fits = f"fits: {units.bytes_(used)} of {units.bytes_(room)} a device"
   if not e.fits:
     fits = f"does not fit: {units.bytes_(used - room)} more than the {units.bytes_(room)} of a device"
-  speed = f"{units.seconds(e.time.total_s)} a step, {units.rate(e.tokens_per_s, 'tokens/s')}, bound by {e.time.bottleneck}"
+  speed = (
+    f"{units.seconds(e.time.total_s)} a step, {units.rate(e.tokens_per_s, 'tokens/s')}, bound by {e.time.bottleneck}"
+  )
   return f"{e.deployment.name}: {fits}; {speed} ({SOURCE})"
 
 

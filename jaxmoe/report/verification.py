@@ -99,7 +99,11 @@ def _shown(c: Comparison) -> Table:
   rows = [
     ("temp memory", units.bytes_(memory.temp_bytes), "compiled; the backend's own affair, not judged"),
     ("argument + output + temp - alias", units.bytes_(memory.total_bytes), "compiled; CPU widens 8 and 16 bits to 32"),
-    ("useful FLOPs", units.flops(c.useful_flops), f"formula; {units.percent(c.useful_flops / c.compiled.flops)} of executed"),
+    (
+      "useful FLOPs",
+      units.flops(c.useful_flops),
+      f"formula; {units.percent(c.useful_flops / c.compiled.flops)} of executed",
+    ),
     ("compile time", units.seconds(c.compiled.seconds["compile"]), "measured"),
     ("versions", ", ".join(f"{k} {v}" for k, v in c.compiled.versions.items()), ""),
   ]

@@ -44,9 +44,7 @@ def _agreement(d: Deployment, seed: int) -> Agreement:
   capacity = d.expert_capacity if d.job.transport == "capacity" else None
 
   def loss(parameters):
-    return reference.loss(
-      d.model, parameters, tokens_BS, targets_BS, group_tokens=d.dispatch_tokens, capacity=capacity
-    )
+    return reference.loss(d.model, parameters, tokens_BS, targets_BS, group_tokens=d.dispatch_tokens, capacity=capacity)
 
   expected_loss, expected = jax.jit(jax.value_and_grad(loss))(plain)
   differences = jax.tree.map(_difference, nnx.to_pure_dict(gradients), expected)

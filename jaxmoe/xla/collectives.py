@@ -36,9 +36,7 @@ class Collective:
   bound: bool
 
 
-def collectives(
-  module: Module, axis_sizes: Mapping[str, int], declared: Declared = NOTHING
-) -> list[Collective]:
+def collectives(module: Module, axis_sizes: Mapping[str, int], declared: Declared = NOTHING) -> list[Collective]:
   """Those that move data between devices; `axis_sizes` lists the mesh axes outermost first.
 
   Raises:
@@ -48,16 +46,12 @@ def collectives(
   return [collective for collective in every_collective(module, axis_sizes, declared) if collective.axes]
 
 
-def every_collective(
-  module: Module, axis_sizes: Mapping[str, int], declared: Declared = NOTHING
-) -> list[Collective]:
+def every_collective(module: Module, axis_sizes: Mapping[str, int], declared: Declared = NOTHING) -> list[Collective]:
   """Also those within groups of one device, with `axes == ()`."""
   if math.prod(axis_sizes.values()) != module.devices:
     raise ValueError(f"axis sizes {dict(axis_sizes)} must multiply to the module's {module.devices} devices")
   visits = walk(module, declared, weight=lambda visit: _traffic(visit, module.devices))
-  return [
-    _collective(visit, module.devices, axis_sizes) for visit in visits if _is_collective(visit.instruction)
-  ]
+  return [_collective(visit, module.devices, axis_sizes) for visit in visits if _is_collective(visit.instruction)]
 
 
 def _is_collective(x: Instruction) -> bool:

@@ -12,8 +12,8 @@ from jaxmoe.meshes.axes import label
 from jaxmoe.xla.compiled import CompiledStep
 from jaxmoe.xla.rewrites import Rewrite, explain
 
-# Why each tolerance: bytes of arguments are arithmetic on shapes; matmuls and collectives may be reshaped or merged by the
-# partitioner, which 1 % allows for; nothing else is.
+# Why each tolerance: bytes of arguments are arithmetic on shapes; matmuls and collectives may be reshaped or merged by
+# the partitioner, which 1 % allows for.
 EXACT = 0.0
 ONE_PERCENT = 0.01
 

@@ -61,9 +61,7 @@ def compile_step(deployment: Deployment, progress: Progress = lambda _: None) ->
     flops = matmul_flops(partitioned)
     return CompiledStep(
       class_bytes=_class_bytes(program.arguments, _argument_bytes(optimised)),
-      output_class_bytes=_class_bytes(
-        program.outputs(lowered), [int(s.bytes) for s in optimised.entry.root.shapes]
-      ),
+      output_class_bytes=_class_bytes(program.outputs(lowered), [int(s.bytes) for s in optimised.entry.root.shapes]),
       memory=compiled_memory(compiled),
       flops=matmul_flops(optimised).total,
       flops_by_part=_by_part(flops),

@@ -143,9 +143,7 @@ def _convolution(x: Instruction) -> int:
   image, kernel = x.operands[0].shape.dims, x.operands[1].shape.dims
   spatial = [label for label in out if label.isdigit()]  # `b01f`: the digits number the spatial dimensions
   positions = math.prod(
-    _window_positions(
-      image[left.index(d)], kernel[right.index(d)], x.shape.dims[out.index(d)], _window(x, int(d))
-    )
+    _window_positions(image[left.index(d)], kernel[right.index(d)], x.shape.dims[out.index(d)], _window(x, int(d)))
     for d in spatial
   )
   batch, features = x.shape.dims[out.index("b")], x.shape.dims[out.index("f")]
@@ -169,7 +167,5 @@ def _window_positions(image: int, kernel: int, out: int, window: dict[str, int])
   total = 0
   for element in range(kernel):
     at = starts + element * window["rhs_dilate"]
-    total += int(
-      np.sum((at >= 0) & (at <= (image - 1) * window["lhs_dilate"]) & (at % window["lhs_dilate"] == 0))
-    )
+    total += int(np.sum((at >= 0) & (at <= (image - 1) * window["lhs_dilate"]) & (at % window["lhs_dilate"] == 0)))
   return total

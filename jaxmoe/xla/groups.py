@@ -12,9 +12,7 @@ from jaxmoe.xla.hlo import Instruction
 UNMAPPED = "?"
 
 _IOTA = r"\[([\d,]+)\](?:<=\[([\d,]+)\])?(?:T\(([\d,]+)\))?"
-_MESH = re.compile(
-  r"replica_groups=mesh\[(?P<axes>[^\]]*)\](?:, device_ids=\((?P<ids>[^{]*)\))? \{(?P<over>[^}]*)\}"
-)
+_MESH = re.compile(r"replica_groups=mesh\[(?P<axes>[^\]]*)\](?:, device_ids=\((?P<ids>[^{]*)\))? \{(?P<over>[^}]*)\}")
 _IOTA_GROUPS = re.compile(r"replica_groups=" + _IOTA)
 _RAW_GROUPS = re.compile(r"replica_groups=\{((?:\{[\d,]*\},?)*)\}")
 _PAIRS = re.compile(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}")
@@ -31,9 +29,7 @@ def replica_groups(x: Instruction, devices: int) -> np.ndarray:
   if iota := _IOTA_GROUPS.search(x.attributes):
     return _iota(*iota.groups())
   if raw := _RAW_GROUPS.search(x.attributes):
-    groups = [_numbers(group) for group in re.findall(r"\{([\d,]*)\}", raw.group(1))] or [
-      tuple(range(devices))
-    ]
+    groups = [_numbers(group) for group in re.findall(r"\{([\d,]*)\}", raw.group(1))] or [tuple(range(devices))]
     if len({len(group) for group in groups}) != 1:
       raise NotImplementedError(f"replica groups of {x.name} differ in size: {raw.group(0)}")
     return np.array(groups)
@@ -41,12 +37,12 @@ def replica_groups(x: Instruction, devices: int) -> np.ndarray:
 
 
 def source_target_pairs(x: Instruction) -> np.ndarray:
-  """`(pairs, 2)` of device ranks, pairs with oneself left out."""
+  """`(pairs, 2)` of device ranks."""
   listed = _PAIRS.search(x.attributes)
   if not listed:
     raise NotImplementedError(f"cannot read the source-target pairs of {x.name}: {x.attributes[:200]}")
   pairs = [_numbers(pair) for pair in re.findall(r"\{(\d+,\d+)\}", listed.group(1))]
-  return np.array([pair for pair in pairs if pair[0] != pair[1]], dtype=int).reshape(-1, 2)
+  return np.array(pairs, dtype=int).reshape(-1, 2)
 
 
 def group_axes(groups: np.ndarray, axis_sizes: Mapping[str, int]) -> tuple[str, ...]:
@@ -59,14 +55,12 @@ def group_axes(groups: np.ndarray, axis_sizes: Mapping[str, int]) -> tuple[str, 
   if sorted(groups.flat) != list(range(math.prod(axis_sizes.values()))):
     return (UNMAPPED,)
   axes = _varying(groups, axis_sizes)
-  full = (
-    math.prod(axis_sizes[axis] for axis in axes) == groups.shape[1]
-  )  # distinct ranks, so as many as the sub-mesh
+  full = math.prod(axis_sizes[axis] for axis in axes) == groups.shape[1]  # distinct ranks, so as many as the sub-mesh
   return axes if full else (UNMAPPED,)
 
 
 def pair_axes(pairs: np.ndarray, axis_sizes: Mapping[str, int]) -> tuple[str, ...]:
-  """Axes whose coordinate changes from source to target in some pair; `()` without pairs."""
+  """Axes whose coordinate changes from source to target in some pair; `()` if nothing moves."""
   if pairs.size and pairs.max() >= math.prod(axis_sizes.values()):
     return (UNMAPPED,)
   return _varying(pairs, axis_sizes) if pairs.size else ()
@@ -92,9 +86,7 @@ def _mesh_groups(axes: str, ids: str | None, over: str) -> np.ndarray:
   ]
   cuts = {name: _cuts(size, [part for part in used if part[0] == name]) for name, size in sizes.items()}
   labels = [(name, before) for name in sizes for before, _ in cuts[name]]
-  ranks = _device_ids(ids, math.prod(sizes.values())).reshape(
-    [size for name in sizes for _, size in cuts[name]]
-  )
+  ranks = _device_ids(ids, math.prod(sizes.values())).reshape([size for name in sizes for _, size in cuts[name]])
   inner = [labels.index((name, before)) for name, before, _ in used]
   outer = [dim for dim in range(ranks.ndim) if dim not in inner]
   return ranks.transpose(outer + inner).reshape(-1, math.prod(size for _, _, size in used))
@@ -102,9 +94,7 @@ def _mesh_groups(axes: str, ids: str | None, over: str) -> np.ndarray:
 
 def _cuts(size: int, parts: Sequence[tuple[str, int, int]]) -> list[tuple[int, int]]:
   """`(product of what comes before, size)` of the pieces that `parts` cut an axis into."""
-  edges = sorted(
-    {1, size} | {before for _, before, _ in parts} | {before * part for _, before, part in parts}
-  )
+  edges = sorted({1, size} | {before for _, before, _ in parts} | {before * part for _, before, part in parts})
   return [(low, high // low) for low, high in itertools.pairwise(edges)] or [(1, 1)]
 
 

@@ -143,9 +143,7 @@ class _Evaluator:
       return self._carried(_Symbol(x, index), frame, symbols)
     return self._parameter_element(x, index, frame, symbols) if x.opcode == "parameter" else None
 
-  def _parameter_element(
-    self, x: Instruction, index: int, frame: Frame, symbols: tuple[_Symbol, ...]
-  ) -> Affine | None:
+  def _parameter_element(self, x: Instruction, index: int, frame: Frame, symbols: tuple[_Symbol, ...]) -> Affine | None:
     if argument := frame.argument(x):
       return self._element(argument.instruction, index, argument.frame, symbols)
     if frame.site is None or frame.site.instruction.opcode != "while":

@@ -33,9 +33,7 @@ OTHERS = frozenset(
 
 KNOWN = MATMULS | COLLECTIVES | CALLS | OTHERS | {"custom-call"}
 
-MATMUL_CUSTOM_CALLS = frozenset(
-  {"__onednn$matmul", "__cublas$gemm", "__cublas$lt$matmul", "__cublas$lt$matmul$f8"}
-)
+MATMUL_CUSTOM_CALLS = frozenset({"__onednn$matmul", "__cublas$gemm", "__cublas$lt$matmul", "__cublas$lt$matmul$f8"})
 
 OTHER_CUSTOM_CALLS = frozenset(
   {

@@ -104,9 +104,7 @@ def _names(planned: Traffic, actual: Traffic) -> tuple[str, ...]:
   return tuple(names) or ("same",)
 
 
-def _across_kinds(
-  planned: dict[Key, Traffic], actual: dict[Key, Traffic]
-) -> Iterator[tuple[Key, tuple[str, ...]]]:
+def _across_kinds(planned: dict[Key, Traffic], actual: dict[Key, Traffic]) -> Iterator[tuple[Key, tuple[str, ...]]]:
   """Rewrites that show only when reduce-scatters and all-reduces are seen together."""
   scatters = {axes: traffic for (kind, axes), traffic in planned.items() if kind == "reduce-scatter"}
   for axes, scatter in scatters.items():

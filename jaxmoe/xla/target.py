@@ -32,7 +32,5 @@ class Target:
     """
     needed = deployment.strategy.devices
     if self.devices is not None and self.devices < needed:
-      raise UsageError(
-        f"--target cpu:{self.devices} is too small for {deployment.strategy.product}; use cpu:{needed}"
-      )
+      raise UsageError(f"--target cpu:{self.devices} is too small for {deployment.strategy.product}; use cpu:{needed}")
     return self.devices or needed

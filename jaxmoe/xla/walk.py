@@ -95,9 +95,7 @@ class _Walker:
     else:
       assert opcode not in opcodes.CALLS, instruction.opcode
 
-  def _enter(
-    self, visit: Visit, name: str, times: float, outer: str, *, bound: bool = False
-  ) -> Iterator[Visit]:
+  def _enter(self, visit: Visit, name: str, times: float, outer: str, *, bound: bool = False) -> Iterator[Visit]:
     frame = Frame(self._module.computations[name], Site(visit.instruction, visit.frame))
     return self.visits(frame, visit.count * times, outer, visit.bound or bound)
 
@@ -118,8 +116,7 @@ class _Walker:
       return
     if len(shares) != len(names) or min(shares) < 0 or not math.isclose(sum(shares), 1):
       raise ValueError(
-        f"branch_shares[{_scope(visit)!r}] must be {len(names)} shares of at least 0 that sum to 1,"
-        f" got {shares}"
+        f"branch_shares[{_scope(visit)!r}] must be {len(names)} shares of at least 0 that sum to 1, got {shares}"
       )
     for name, share in zip(names, shares, strict=True):
       yield from self._enter(visit, name, share, outer)
@@ -128,9 +125,7 @@ class _Walker:
     opcode = opcodes.base(instruction.opcode)
     where = f" ({instruction.op_name})" if instruction.op_name else ""
     if opcode not in opcodes.KNOWN:
-      raise UnknownOperation(
-        f"operation {instruction.opcode} of {instruction.name}{where} is not in opcodes.py"
-      )
+      raise UnknownOperation(f"operation {instruction.opcode} of {instruction.name}{where} is not in opcodes.py")
     if opcode == "custom-call" and opcodes.executes(instruction.opcode):
       target = instruction.text("custom_call_target")
       listed = opcodes.MATMUL_CUSTOM_CALLS | opcodes.OTHER_CUSTOM_CALLS

@@ -1,0 +1,60 @@
+"""A deployment's placement as a table and as one JSON document."""
+
+from typing import Any
+
+from jaxmoe.config.deployment import Deployment
+from jaxmoe.meshes.axes import AXES
+from jaxmoe.meshes.placement import Placement, place
+from jaxmoe.report.table import Table
+
+HEADERS = ("rank", "host", *AXES, "layers", "heads part", "experts", "width part")
+
+
+def table(d: Deployment) -> Table:
+  """Every rank's row."""
+  return Table(f"{d.name}: {d.strategy.product}", HEADERS, [cells(d, row) for row in placements(d)])
+
+
+def placements(d: Deployment) -> tuple[Placement, ...]:
+  return place(d.strategy, d.model.num_layers, d.model.num_experts, devices_per_host=d.cluster.devices_per_host)
+
+
+def expert_numbers(d: Deployment, row: Placement) -> tuple[int, ...]:
+  """Experts of a device as the deployment's document numbers them."""
+  return row.expert_numbers(d.model.num_experts, across_stages=d.expert_numbering == "across_stages")
+
+
+def span(numbers: tuple[int, ...]) -> str:
+  """`(4, 5, 6, 7)` -> `4-7`."""
+  return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]}-{numbers[-1]}"
+
+
+def cells(d: Deployment, row: Placement) -> list[str]:
+  """One row of a table with `HEADERS`."""
+  coordinates = [row.coordinates[axis] for axis in AXES]
+  experts = span(expert_numbers(d, row))
+  whole = [row.rank, row.host, *coordinates, span(row.layers), row.heads_part, experts, row.width_part]
+  return [str(cell) for cell in whole]
+
+
+def document(d: Deployment) -> dict[str, Any]:
+  rows = placements(d)
+  return {
+    "deployment": d.name,
+    "devices": d.strategy.devices,
+    "product": d.strategy.product,
+    "expert_numbering": d.expert_numbering,
+    "placement": [
+      {
+        "rank": row.rank,
+        "host": row.host,
+        "coordinates": dict(row.coordinates),
+        "layers": row.layers,
+        "experts": row.experts,
+        "expert_numbers": expert_numbers(d, row),
+        "heads_part": row.heads_part,
+        "width_part": row.width_part,
+      }
+      for row in rows
+    ],
+  }

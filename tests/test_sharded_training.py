@@ -1,0 +1,104 @@
+"""Sharded loss and gradients against the single-device reference, over meshes, foldings, transports and schedules."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from jaxmoe.meshes.build import build_mesh
+from jaxmoe.meshes.strategy import Strategy
+from jaxmoe.model.sharded import shard_model
+from jaxmoe.train.check import agreement_with_reference
+from jaxmoe.train.step import loss_and_gradient
+
+FOLDED = {"heads_over": ("expert",)}
+BOTH = {"heads_over": ("expert", "tensor")}
+WHOLE = {"experts_over": ("expert", "tensor")}
+
+CASES = {
+  "one device": (Strategy(), {}),
+  "data x expert x tensor": (Strategy(data=2, expert=2, tensor=2), {}),
+  "stage x expert x tensor, recomputed": (Strategy(stage=2, expert=2, tensor=2), {"remat": "full", "microbatches": 4}),
+  "four stages": (Strategy(stage=4, tensor=2), {}),
+  "heads over expert": (Strategy(stage=2, expert=4, **FOLDED), {"remat": "full"}),
+  "heads over expert and tensor": (Strategy(data=2, expert=2, tensor=2, **BOTH), {}),
+  "whole experts": (Strategy(stage=2, expert=2, tensor=2, **WHOLE), {}),
+  "whole experts, heads over both": (Strategy(data=2, expert=2, tensor=2, **BOTH, **WHOLE), {"remat": "full"}),
+  "dense transport": (Strategy(stage=2, expert=2, tensor=2), {"transport": "dense", "remat": "full"}),
+  "dense transport, folded": (Strategy(expert=4, data=2, **FOLDED), {"transport": "dense"}),
+  "tokens dropped": (Strategy(data=2, expert=4), {"capacity_factor": 0.6}),
+}
+SIZES = {
+  "four stages": {"num_kv_heads": 2},  # grouped queries
+  "data x expert x tensor": {"gated": False, "activation": "gelu"},
+  "whole experts": {"query_key_norm": "head", "norm_topk_prob": False},
+  "heads over expert": {"tied_embeddings": True},
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_float64_equals_reference(name):
+  strategy, job = CASES[name]
+  found = agreement_with_reference(tiny.deployment(strategy, "float64", SIZES.get(name), **job))
+  assert found.loss < 1e-12
+  assert found.gradient < 1e-10
+  assert (found.drop_rate > 0) == (name == "tokens dropped")
+
+
+@pytest.mark.parametrize("name", ["stage x expert x tensor, recomputed", "heads over expert"])
+def test_float32_equals_reference(name):
+  strategy, job = CASES[name]
+  found = agreement_with_reference(tiny.deployment(strategy, "float32", SIZES.get(name), **job))
+  assert found.loss < 1e-6
+  assert found.gradient < 1e-5
+
+
+def test_all_tokens_to_one_expert_are_dropped_beyond_its_capacity():
+  """A router that always prefers experts 0 and 1: they keep C rows a group, all others stay empty."""
+  d = tiny.deployment(Strategy(expert=4), capacity_factor=1.0)
+  metrics, gradients = _step(d, skew=True)
+  kept = 2 * d.expert_capacity / (d.dispatch_tokens * 2)
+  assert float(metrics.drop_rate) == pytest.approx(1 - kept)
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(gradients))
+  up = np.asarray(gradients["layers"]["experts"]["up"][...])
+  assert np.abs(up[:, :2]).max() > 0
+  assert np.abs(up[:, 2:]).max() == 0
+
+
+def test_balance_loss_is_one_when_balanced_and_counts_the_whole_batch():
+  """The same global batch gives the same balance however it is split."""
+  found = [
+    float(_step(tiny.deployment(strategy, microbatches=m))[0].balance)
+    for strategy, m in [(Strategy(), 1), (Strategy(data=2, expert=2, tensor=2), 4)]
+  ]
+  assert found[0] == pytest.approx(found[1], rel=1e-6)
+  assert 1.0 <= found[0] < 1.5
+
+
+def test_initial_parameters_do_not_depend_on_the_mesh():
+  one, eight = (
+    shard_model(d, build_mesh(d.strategy)).init(seed=3)
+    for d in (tiny.deployment(), tiny.deployment(Strategy(stage=2, expert=2, tensor=2)))
+  )
+  jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b)), one, eight)
+
+
+def _step(d, *, skew=False):
+  model = shard_model(d, build_mesh(d.strategy))
+  parameters = model.init()
+  if skew:
+    router = parameters["layers"]["router"]["weight"]
+    router[...] = 0 * router[...]  # equal probabilities: the first experts win every tie
+  rng = np.random.default_rng(0)
+  tokens = rng.integers(0, d.model.vocab_size, (d.job.batch, d.job.sequence_length), dtype=np.int32)
+  return jax.jit(loss_and_gradient(model))(parameters, tokens, np.roll(tokens, -1, axis=1))
+
+
+def test_capacity_is_the_smallest_that_holds_a_balanced_share():
+  d = tiny.deployment(Strategy(expert=4), capacity_factor=1.0)
+  assert d.dispatch_tokens == 16 // 4 // 2 * 16  # sequences of a device, of a microbatch, times tokens
+  assert d.expert_capacity == d.dispatch_tokens * 2 // 8
+  job = dataclasses.replace(d.job, capacity_factor=1.01)
+  assert dataclasses.replace(d, job=job).expert_capacity == d.expert_capacity + 1
