@@ -7,7 +7,7 @@ import sys
 import pytest
 from plans import PLAN, edited
 
-from jaxmoe.cli import place
+from jaxmoe.report import placement
 from jaxmoe.cli.exit_codes import ExitCode
 from jaxmoe.cli.main import main
 
@@ -220,7 +220,7 @@ def test_an_internal_error_is_named_without_a_traceback(monkeypatch, capsys):
     raise KeyError("oops")
 
   monkeypatch.delenv("JAXMOE_DEBUG", raising=False)
-  monkeypatch.setattr(place, "placements", broken)
+  monkeypatch.setattr(placement, "placements", broken)
   assert main(["place", "ep64_tp2"]) == ExitCode.INTERNAL_ERROR == 1
   out, err = capsys.readouterr()
   assert out == "" and "KeyError" in err and "report" in err and err.count("\n") == 1

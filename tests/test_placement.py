@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from jaxmoe.cli.main import main
-from jaxmoe.cli.place import expert_numbers, placements
+from jaxmoe.report.placement import expert_numbers, placements
 from jaxmoe.config.catalogue import deployment_names, load_deployment
 from jaxmoe.meshes.axes import AXES
 from jaxmoe.meshes.errors import UsageError

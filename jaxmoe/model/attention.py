@@ -53,9 +53,8 @@ class Attention(nnx.Module):
     if cached is None:
       mixed_BSHK = causal_attention(query_BSHK, key_BSGK, value_BSGK, positions_BS)
     else:
-      keys, values = (
-        write_at(old, new, positions_BS[:, 0]) for old, new in zip(cached, (key_BSGK, value_BSGK), strict=True)
-      )
+      start_B = positions_BS[:, 0]
+      keys, values = write_at(cached[0], key_BSGK, start_B), write_at(cached[1], value_BSGK, start_B)
       mixed_BSHK = _attend(query_BSHK, keys, values, positions_BS)
     out_BSD = jnp.einsum("bshk,hkd->bsd", mixed_BSHK, self.output[...].astype(x_BSD.dtype))
     return out_BSD, (key_BSGK, value_BSGK)

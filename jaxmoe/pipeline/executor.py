@@ -13,8 +13,8 @@ def run_pipeline(stage_step, carry, inputs_M, *, stages: int):
   Stages that have no microbatch at a tick (the bubble) compute on what they have; `active` tells `stage_step` so.
 
   Args:
-    stage_step: (carry, x, microbatch index, active) -> (carry, y, emitted), run by each stage on its own layers; x and y
-      have one shape.
+    stage_step: (carry, x, microbatch index, active) -> (carry, y, emitted), run by each stage on its own layers; x and
+      y have one shape.
     carry: a stage's own state, a key-value cache say.
     inputs_M: the first stage's inputs, stacked over microbatches.
 

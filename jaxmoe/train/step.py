@@ -18,7 +18,7 @@ from jaxmoe.model.vocabulary import cross_entropy
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Metrics:
-  """Scalars of one step over the global batch; `loss` is cross entropy (nats a token) plus the weighted balance loss."""
+  """Scalars of one step over the global batch; `loss` is cross entropy (nats a token) plus weighted balance loss."""
 
   loss: jax.Array
   cross_entropy: jax.Array
