@@ -56,15 +56,18 @@ def run_in_child(
 
 
 def _run(folder: pathlib.Path, devices: int, progress: Callable[[str], None], timeout_s: float) -> int:
-  with (folder / "log").open("w") as log:
-    process = subprocess.Popen(
-      [sys.executable, "-m", "jaxmoe.xla.child", str(folder)],
+  command = [sys.executable, "-m", "jaxmoe.xla.child", str(folder)]
+  with (
+    (folder / "log").open("w") as log,
+    subprocess.Popen(
+      command,
       env=_environment(devices),
       stdin=subprocess.DEVNULL,
       stdout=subprocess.PIPE,
       stderr=log,
       text=True,
-    )
+    ) as process,
+  ):
     timer = threading.Timer(timeout_s, process.kill)
     timer.start()
     try:
