@@ -8,7 +8,7 @@ BIN := .venv/bin
 OLDEST := .venv-oldest
 PYTEST := -m pytest -n 2
 
-.PHONY: demo test test-all test-oldest check format format-check lint types bench clean
+.PHONY: docs demo test test-all test-oldest check format format-check lint types bench clean
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
@@ -38,6 +38,10 @@ lint: .venv/installed-dev
 
 types: .venv/installed-dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# Fills the documents that show what commands print.
+docs: .venv/installed
+	$(BIN)/python docs/generate.py
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/demo_parts.py

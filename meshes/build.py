@@ -1,12 +1,16 @@
 # pyright: basic
 """jax meshes and shardings for a strategy; the only file here that imports jax."""
 
+import importlib.util
+import os
+
 import jax
 import numpy as np
+from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxmoe.meshes.axes import AXES
-from jaxmoe.meshes.errors import UsageError
+from jaxmoe.meshes.errors import MissingError
 from jaxmoe.meshes.rules import PartitionRules
 from jaxmoe.meshes.strategy import Strategy
 
@@ -20,16 +24,33 @@ def build_mesh(strategy: Strategy, devices=None) -> Mesh:
     devices: jax devices, real, fake or of a compile-only topology.
 
   Raises:
-    UsageError: there are fewer devices than the strategy needs.
+    MissingError: there are fewer devices than the strategy needs.
   """
   devices = jax.devices() if devices is None else list(devices)
   if len(devices) < strategy.devices:
-    raise UsageError(
+    raise MissingError(
       f"strategy needs {strategy.product}, but {len(devices)} {devices[0].platform} devices are present;"
       f" for fake CPU devices set XLA_FLAGS=--xla_force_host_platform_device_count={strategy.devices} before jax starts"
     )
   grid = np.array(devices[: strategy.devices]).reshape([strategy.size(axis) for axis in AXES])
   return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def topology_devices(topology: str) -> list[jax.Device]:
+  """Devices of a TPU slice that is not here, to compile for and not to run on: `topology_devices("v5p:4x4x8")`.
+
+  Raises:
+    MissingError: the extra `tpu` is not installed.
+  """
+  # libtpu asks a metadata server and its environment where it is; nowhere is the answer.
+  os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+  os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+  os.environ.setdefault("TPU_WORKER_ID", "0")
+  # libtpu lets one process hold the TPU; compiling holds none, so several may load it.
+  os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+  if importlib.util.find_spec("libtpu") is None:
+    raise MissingError("compiling for TPU needs libtpu; install it with: pip install 'jaxmoe[tpu]'")
+  return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
 
 
 def spec(rules: PartitionRules, role: str, letters: str) -> PartitionSpec:

@@ -24,7 +24,9 @@ def slots_by_loop(choices, num_experts, capacity):
   return slots
 
 
-@pytest.mark.parametrize("tokens, experts, chosen, capacity", [(1, 1, 1, 1), (13, 4, 2, 3), (40, 8, 3, 40), (16, 4, 4, 2)])
+@pytest.mark.parametrize(
+  "tokens, experts, chosen, capacity", [(1, 1, 1, 1), (13, 4, 2, 3), (40, 8, 3, 40), (16, 4, 4, 2)]
+)
 def test_slots_equal_a_loop(tokens, experts, chosen, capacity):
   rng = np.random.default_rng(tokens)
   choices = np.stack([rng.permutation(experts)[:chosen] for _ in range(tokens)])

@@ -1,5 +1,10 @@
 """Strategies, partition rules and meshes."""
 
+import importlib.util
+import os
+import subprocess
+import sys
+
 import jax
 import numpy as np
 import pytest
@@ -9,8 +14,8 @@ from jax.sharding import AxisType, PartitionSpec
 
 from jaxmoe.cost.parameters import parameter_tensors
 from jaxmoe.meshes.axes import AXES, label
-from jaxmoe.meshes.build import build_mesh, spec
-from jaxmoe.meshes.errors import UsageError
+from jaxmoe.meshes.build import build_mesh, spec, topology_devices
+from jaxmoe.meshes.errors import MissingError, UsageError
 from jaxmoe.meshes.rules import PartitionRules
 from jaxmoe.meshes.strategy import Strategy
 from jaxmoe.model.sharded import shard_model
@@ -39,8 +44,28 @@ def test_mesh_axes_are_auto():
 
 
 def test_too_few_devices_are_refused():
-  with pytest.raises(UsageError, match="512 devices, but 8 cpu"):
+  with pytest.raises(MissingError, match="512 devices, but 8 cpu"):
     build_mesh(Strategy(data=64, expert=8))
+
+
+def test_a_missing_extra_names_its_install_line(monkeypatch):
+  monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+  with pytest.raises(MissingError, match=r"pip install 'jaxmoe\[tpu\]'"):
+    topology_devices("v5e:2x4")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="the extra tpu is not installed")
+def test_a_mesh_over_a_compile_only_topology():
+  """In a process of its own: libtpu may be loaded once, and other tests need their backend."""
+  code = """
+from jaxmoe.meshes.build import build_mesh, topology_devices
+from jaxmoe.meshes.strategy import Strategy
+mesh = build_mesh(Strategy(expert=4, tensor=2), topology_devices("v5e:2x4"))
+print(mesh.devices.shape, mesh.devices[0, 0, 0, 0].platform)
+"""
+  environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+  done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+  assert done.stdout.split("\n")[0] == "(1, 1, 4, 2) tpu", done.stderr
 
 
 def test_rules_by_hand():

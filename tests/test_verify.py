@@ -75,9 +75,7 @@ def test_a_wrong_plan_is_caught(compiled, name):
 
 def test_a_forgotten_collective_is_caught(compiled, monkeypatch):
   whole = cost_collectives.collectives
-  monkeypatch.setattr(
-    cost_collectives, "collectives", lambda d: [c for c in whole(d) if c.part != "pipeline"]
-  )
+  monkeypatch.setattr(cost_collectives, "collectives", lambda d: [c for c in whole(d) if c.part != "pipeline"])
   failed = [check for check in compare(*_judged(compiled)).checks if not check.ok]
   assert ("collective-permute", "stage") in {(check.name, check.axis) for check in failed}
   assert next(c for c in failed if c.name == "collective-permute").relative_error is None

@@ -13,7 +13,7 @@ from jaxmoe.cli import demo, deployments, estimate, model, place, verify
 from jaxmoe.cli.exit_codes import ExitCode
 from jaxmoe.cli.output import silence_stdout, write
 from jaxmoe.config.files import shown
-from jaxmoe.meshes.errors import UsageError
+from jaxmoe.meshes.errors import MissingError, UsageError
 
 app = typer.Typer(
   name="jaxmoe",
@@ -42,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return ExitCode.DONE
   except UsageError as error:
     return _report(f"jaxmoe: {error}", ExitCode.USAGE)
+  except MissingError as error:
+    return _report(f"jaxmoe: {error}", ExitCode.MISSING)
   except Exception as error:  # the last line of defence: a newcomer never sees a traceback
     what = f"{type(error).__name__}: {shown(error)}"
     return _report(

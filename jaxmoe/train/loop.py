@@ -17,7 +17,7 @@ def train(deployment: Deployment, steps: int, progress: Callable[[str], None], s
   """Trains from scratch on the standard library's bytes; returns each step's metrics.
 
   Raises:
-    UsageError: this process has fewer devices than the strategy needs.
+    MissingError: this process has fewer devices than the strategy needs.
   """
   model = shard_model(deployment, build_mesh(deployment.strategy))
   optimizer = make_optimizer()

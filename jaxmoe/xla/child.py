@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from jaxmoe.meshes.errors import UsageError
+from jaxmoe.meshes.errors import MissingError, UsageError
 
 _PROGRESS = "@progress "
 _LAST_LINES = 12
@@ -38,7 +38,7 @@ def run_in_child(
     arguments: anything that pickles, as must the result.
 
   Raises:
-    UsageError: the child raised one.
+    UsageError, MissingError: the child raised one.
     ChildFailed: it raised anything else, died, or took longer than `timeout_s`.
   """
   with tempfile.TemporaryDirectory(prefix="jaxmoe-") as name:
@@ -103,7 +103,7 @@ def _child(folder: pathlib.Path) -> None:
   module, name = function.split(":")
   try:
     outcome = (True, getattr(importlib.import_module(module), name)(*arguments, progress))
-  except UsageError as error:
+  except (UsageError, MissingError) as error:
     outcome = (False, error)
   (folder / "result").write_bytes(pickle.dumps(outcome))
 
