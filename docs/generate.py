@@ -1,7 +1,7 @@
 """Puts the real output of commands into the documents that show it: `make docs`.
 
-Between `<!-- output of: COMMAND -->` and `<!-- end of output -->` stands what COMMAND printed. `--check` changes nothing
-and fails if a block is empty.
+Between `<!-- output of: COMMAND -->` and `<!-- end of output -->` stands what COMMAND printed. `--check` changes
+nothing and fails if a block is empty.
 """
 
 import pathlib

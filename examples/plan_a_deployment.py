@@ -26,7 +26,8 @@ print(f"parameters: {prediction.parameters['total']:,} total, {prediction.parame
 print(f"memory of one device: {units.bytes_(memory.total)} of {units.bytes_(deployment.cluster.memory_bytes)}")
 for name in ("parameters", "cache", "dispatch"):
   print(f"  {name:<12} {units.bytes_(getattr(memory, name))}")
-print(f"step: {units.seconds(time.total_s)}, bound by {time.bottleneck}; {units.rate(prediction.tokens_per_s, 'tokens/s')}")
+rate = units.rate(prediction.tokens_per_s, "tokens/s")
+print(f"step: {units.seconds(time.total_s)}, bound by {time.bottleneck}; {rate}")
 
 model = deployment.model
 last = place(deployment.strategy, model.num_layers, model.num_experts)[-1]

@@ -36,7 +36,7 @@ def build_mesh(strategy: Strategy, devices=None) -> Mesh:
   return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def topology_devices(topology: str) -> list[jax.Device]:
+def topology_devices(topology: str) -> list:
   """Devices of a TPU slice that is not here, to compile for and not to run on: `topology_devices("v5p:4x4x8")`.
 
   Raises:

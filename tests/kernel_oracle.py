@@ -1,4 +1,4 @@
-"""Grouped matmuls in float64 numpy, one expert after the other: the oracle of every kernel, with the patterns to try."""
+"""Grouped matmuls in float64 numpy, one expert after the other: the oracle of every kernel, and patterns to try."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -84,13 +84,13 @@ def draw(seed: int, dtype, *shapes):
   return tuple(jnp.asarray(random.standard_normal(shape), dtype) for shape in shapes)
 
 
-def assert_close(got, want, dtype, factor=1.0):
-  """Error at most the dtype's tolerance, times `factor`, relative to the largest entry."""
+def assert_close(got, want, dtype, factor=1.0, floor=0.0):
+  """Error at most `factor` times the dtype's tolerance, or `floor`, relative to the largest entry."""
   got, want = _wide(got), np.asarray(want)
   assert got.shape == want.shape
   largest = np.abs(want).max(initial=0.0)
   error = np.abs(got - want).max(initial=0.0)
-  limit = factor * TOLERANCE[jnp.dtype(dtype).name] * largest
+  limit = max(factor * TOLERANCE[jnp.dtype(dtype).name], floor) * largest
   assert error <= limit, f"error {error:.3g} above {limit:.3g}"
 
 

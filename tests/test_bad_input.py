@@ -7,9 +7,9 @@ import sys
 import pytest
 from plans import PLAN, edited
 
-from jaxmoe.report import placement
 from jaxmoe.cli.exit_codes import ExitCode
 from jaxmoe.cli.main import main
+from jaxmoe.report import placement
 
 # (edit of a valid plan, words that the message must hold: field, expected, got and the nearest legal value)
 PLANS = {

@@ -8,12 +8,12 @@ from collections import Counter
 import pytest
 
 from jaxmoe.cli.main import main
-from jaxmoe.report.placement import expert_numbers, placements
 from jaxmoe.config.catalogue import deployment_names, load_deployment
 from jaxmoe.meshes.axes import AXES
 from jaxmoe.meshes.errors import UsageError
 from jaxmoe.meshes.placement import place, rank_of
 from jaxmoe.meshes.strategy import Strategy
+from jaxmoe.report.placement import expert_numbers, placements
 
 # Document 000
 PAIRS = """

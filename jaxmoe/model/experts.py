@@ -3,7 +3,7 @@
 from flax import nnx
 
 from jaxmoe.config.deployment import Deployment
-from jaxmoe.kernels.expert_ffn import expert_ffn_reference
+from jaxmoe.kernels.buffer_ffn import buffer_ffn
 from jaxmoe.model.norm import parameter
 
 
@@ -22,4 +22,4 @@ class Experts(nnx.Module):
     """R rows for each expert of this device; returns its width share's part of the output, x_ERD."""
     gate_EDF = None if self.gate is None else self.gate[...].astype(x_ERD.dtype)
     up_EDF, down_EFD = (weight[...].astype(x_ERD.dtype) for weight in (self.up, self.down))
-    return expert_ffn_reference(x_ERD, gate_EDF, up_EDF, down_EFD, activation=self.activation)
+    return buffer_ffn(x_ERD, gate_EDF, up_EDF, down_EFD, activation=self.activation)
