@@ -1,0 +1,64 @@
+"""Grouped matmuls by `jax.lax.ragged_dot`, which does exact work on TPU.
+
+On CPU and, as compiled without cuDNN, on CUDA, XLA turns it into the work of every expert on every row.
+"""
+
+import functools
+
+import jax.numpy as jnp
+from jax import lax
+
+from jaxmoe.kernels import activations
+from jaxmoe.kernels.activations import Activation
+from jaxmoe.kernels.rows import zero_unowned
+
+
+def matmul(x_ND, w_EDF, sizes_E):
+  return zero_unowned(_ragged_dot(x_ND, w_EDF, sizes_E, _dims(1, 1, rhs_group=[0])), sizes_E)
+
+
+def matmul_scaled(x_ND, w_EDF, scale_EF, sizes_E):
+  # The compiler's kernel takes no scales, so the weights are widened first.
+  return matmul(x_ND, (w_EDF.astype(scale_EF.dtype) * scale_EF[:, None, :]).astype(x_ND.dtype), sizes_E)
+
+
+def matmul_transposed(y_NF, w_EDF, sizes_E):
+  return zero_unowned(_ragged_dot(y_NF, w_EDF, sizes_E, _dims(1, 2, rhs_group=[0])), sizes_E)
+
+
+def matmuls_transposed(rows_NF, weights_EDF, sizes_E):
+  pairs = zip(rows_NF, weights_EDF, strict=True)
+  return functools.reduce(jnp.add, (matmul_transposed(y_NF, w_EDF, sizes_E) for y_NF, w_EDF in pairs))
+
+
+def weight_gradient(x_ND, y_NF, sizes_E):
+  x_ND, y_NF = zero_unowned(x_ND, sizes_E), zero_unowned(y_NF, sizes_E)
+  return _ragged_dot(x_ND, y_NF, sizes_E, _dims(0, 0, rhs_group=[]))
+
+
+def gated_up(x_ND, gate_EDF, up_EDF, sizes_E, activation: Activation):
+  return _up(x_ND, [gate_EDF, up_EDF], sizes_E, activation)
+
+
+def up(x_ND, up_EDF, sizes_E, activation: Activation):
+  return _up(x_ND, [up_EDF], sizes_E, activation)
+
+
+def _up(x_ND, weights_EDF, sizes_E, activation: Activation):
+  pre = [matmul(x_ND, w_EDF, sizes_E) for w_EDF in weights_EDF]
+  wide = [rows_NF.astype(jnp.promote_types(x_ND.dtype, jnp.float32)) for rows_NF in pre]
+  return activations.hidden(activation, wide).astype(x_ND.dtype), *pre
+
+
+def _ragged_dot(left, right, sizes_E, dims):
+  # The TPU kernel sums bfloat16 products in float32 and rounds once: asked for float32, it only writes more bytes.
+  return lax.ragged_dot_general(left, right, sizes_E, dims, preferred_element_type=left.dtype)
+
+
+def _dims(left: int, right: int, *, rhs_group: list[int]):
+  """Sum over dimension `left` of the first operand and `right` of the second."""
+  return lax.RaggedDotDimensionNumbers(
+    dot_dimension_numbers=(([left], [right]), ([], [])),
+    lhs_ragged_dimensions=[0],
+    rhs_group_dimensions=rhs_group,
+  )
