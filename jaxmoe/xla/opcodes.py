@@ -37,7 +37,7 @@ MATMUL_CUSTOM_CALLS = frozenset({"__onednn$matmul", "__cublas$gemm", "__cublas$l
 
 OTHER_CUSTOM_CALLS = frozenset(
   {
-    "AllocateBuffer", "MoveToDevice", "MoveToHost", "SPMDFullToShardShape", "SPMDShardToFullShape",
+    "AllocateBuffer", "AssumeGatherIndicesInBound", "GatherScatterIndicesBitpacked", "MoveToDevice", "MoveToHost", "SPMDFullToShardShape", "SPMDShardToFullShape",
     "Sharding", "TopK", "annotate_device_placement",
   }
 )  # fmt: skip
