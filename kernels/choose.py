@@ -7,11 +7,12 @@ import jax
 
 from jaxmoe.kernels.legs import Legs
 
-Implementation = Literal["cpu_tiles", "ragged", "hopper"]
+Implementation = Literal["cpu_tiles", "tpu", "ragged", "hopper"]
 
-OF_PLATFORM: dict[str, Implementation] = {"cpu": "cpu_tiles", "tpu": "ragged", "gpu": "hopper", "cuda": "hopper"}
+OF_PLATFORM: dict[str, Implementation] = {"cpu": "cpu_tiles", "tpu": "tpu", "gpu": "hopper", "cuda": "hopper"}
 MODULES: dict[Implementation, str] = {
   "cpu_tiles": "jaxmoe.kernels.cpu_tiles",
+  "tpu": "jaxmoe.kernels.tpu",
   "ragged": "jaxmoe.kernels.ragged",
   "hopper": "jaxmoe.kernels.hopper.legs",
 }

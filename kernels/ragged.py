@@ -32,7 +32,12 @@ def matmuls_transposed(rows_NF, weights_EDF, sizes_E):
 
 
 def weight_gradient(x_ND, y_NF, sizes_E):
-  x_ND, y_NF = zero_unowned(x_ND, sizes_E), zero_unowned(y_NF, sizes_E)
+  # Nothing promises that a row of no expert, times a masked one, is left out where it holds NaN.
+  return weight_gradient_masked(zero_unowned(x_ND, sizes_E), zero_unowned(y_NF, sizes_E), sizes_E)
+
+
+def weight_gradient_masked(x_ND, y_NF, sizes_E):
+  """`weight_gradient` where rows of no expert hold zeros, or the compiler masks both operands."""
   return _ragged_dot(x_ND, y_NF, sizes_E, _dims(0, 0, rhs_group=[]))
 
 

@@ -1,7 +1,7 @@
 """Loops over the experts that have rows and over tiles of their rows, each declaring how often it runs.
 
 Both loops end at a number that only the routing decides. The scope of a loop, `loop[expected=..,max=..]`, says how
-often its body runs each time the loop is reached, on average over the loop around it; the compiled loop's op name keeps it.
+often its body runs each time the loop is reached, on average over the loop around it; compiled op names keep it.
 """
 
 from typing import NamedTuple

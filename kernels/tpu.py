@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from jaxmoe.kernels import activations, ragged
 from jaxmoe.kernels.activations import Activation
-from jaxmoe.kernels.ragged import matmul, matmul_scaled, up, weight_gradient
+from jaxmoe.kernels.ragged import matmul, matmul_scaled, up
+from jaxmoe.kernels.ragged import weight_gradient_masked as weight_gradient  # the TPU kernel masks both operands
 from jaxmoe.kernels.tpu_rows import LANES, block_width, grouped_rows
 
 __all__ = ["gated_up", "matmul", "matmul_scaled", "matmul_transposed", "matmuls_transposed", "up", "weight_gradient"]
@@ -19,9 +20,7 @@ def gated_up(x_ND, gate_EDF, up_EDF, sizes_E, activation: Activation):
   if width is None or not _serves(x_ND, gate_EDF):
     return ragged.gated_up(x_ND, gate_EDF, up_EDF, sizes_E, activation)
   epilogue = lambda gate, up: (activations.gated(activation, gate, up), gate, up)  # noqa: E731
-  return tuple(
-    grouped_rows([(x_ND, [gate_EDF, up_EDF])], sizes_E, epilogue, outputs=3, transposed=False, width=width)
-  )
+  return tuple(grouped_rows([(x_ND, [gate_EDF, up_EDF])], sizes_E, epilogue, outputs=3, transposed=False, width=width))
 
 
 def matmul_transposed(y_NF, w_EDF, sizes_E):

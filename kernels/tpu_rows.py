@@ -71,9 +71,7 @@ def grouped_rows(
       ],
       out_specs=[pl.BlockSpec((height, width), at_block)] * outputs,
     ),
-    out_shape=[
-      jax.ShapeDtypeStruct((N, F), rows[0].dtype, manual_axis_type=jax.typeof(rows[0]).manual_axis_type)
-    ]
+    out_shape=[jax.ShapeDtypeStruct((N, F), rows[0].dtype, manual_axis_type=jax.typeof(rows[0]).manual_axis_type)]
     * outputs,
     cost_estimate=pl.CostEstimate(
       flops=2 * N * K * F * len(weights),
@@ -84,18 +82,17 @@ def grouped_rows(
   )(*visits, *rows, *weights)
 
 
-def _visit(terms: int, beside: int, epilogue, E: int, height: int, contracted: int, group, tile, start, end, count, *refs):
+def _visit(
+  terms: int, beside: int, epilogue, E: int, height: int, contracted: int, group, tile, start, end, count, *refs
+):
   rows, weights, results = refs[:terms], refs[terms : terms + terms * beside], refs[terms + terms * beside :]
   v = pl.program_id(1)
 
   @pl.when(v < count[0])
   def _():
-    sums = [0.0] * beside
-    for i, x in enumerate(rows):
-      for j in range(beside):
-        dims = (((1,), (contracted,)), ((), ()))
-        w = weights[i * beside + j]
-        sums[j] += lax.dot_general(x[...], w[...], dims, preferred_element_type=jnp.float32)
+    dims = (((1,), (contracted,)), ((), ()))
+    multiply = lambda x, w: lax.dot_general(x[...], w[...], dims, preferred_element_type=jnp.float32)  # noqa: E731
+    sums = [functools.reduce(jnp.add, map(multiply, rows, weights[j::beside])) for j in range(beside)]
     e, t = group[v], tile[v]
     is_first = (v == 0) | (tile[jnp.maximum(v - 1, 0)] != t)
     row = t * height + lax.broadcasted_iota(jnp.int32, results[0].shape, 0)

@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 import numpy as np
 
-# Greatest error relative to the largest entry: some units of the last place, times what sums of rounded terms add.
-TOLERANCE = {"float64": 1e-13, "float32": 2e-6, "float16": 2e-3, "bfloat16": 1.2e-2}
+# Greatest error relative to the largest entry: sums in float32 or wider, rounded once (2^-11 and 2^-8, half each).
+TOLERANCE = {"float64": 1e-13, "float32": 2e-6, "float16": 5e-4, "bfloat16": 4e-3}
 
 # Name -> (rows N, group sizes).
 PATTERNS = {

@@ -12,7 +12,7 @@ import pytest
 from jax.experimental import checkify
 from jax.sharding import AbstractDevice, AbstractMesh
 
-from jaxmoe.kernels import choose
+from jaxmoe.kernels import check, choose
 from jaxmoe.kernels.expert_ffn import expert_ffn
 from jaxmoe.kernels.grouped_matmul import grouped_matmul
 
@@ -40,7 +40,11 @@ MATMULS = [
   ((X, W, SIZES.astype(float)), {}, "group_sizes_E must be integers, got float32; cast"),
   ((X, W, jnp.array([4, -1, 2])), {}, "group_sizes_E must not be negative, got -1 for expert 1"),
   ((X, W, np.array([4, 5, 6])), {}, "must sum to at most the 12 rows of x_ND, got 15; drop rows"),
-  ((X, W, SIZES), {"implementation": "triton"}, "implementation must be one of cpu_tiles, ragged, hopper, or None"),
+  (
+    (X, W, SIZES),
+    {"implementation": "triton"},
+    "implementation must be one of cpu_tiles, tpu, ragged, hopper, or None",
+  ),
 ]
 
 FFNS = [
@@ -91,9 +95,7 @@ def test_traced_sizes_are_clamped_and_reported(sizes, as_if):
     error.throw()
 
 
-@pytest.mark.parametrize(
-  "platform,name", [("cpu", "cpu_tiles"), ("tpu", "ragged"), ("gpu", "hopper"), ("cuda", "hopper")]
-)
+@pytest.mark.parametrize("platform,name", [("cpu", "cpu_tiles"), ("tpu", "tpu"), ("gpu", "hopper"), ("cuda", "hopper")])
 def test_the_mesh_in_use_decides(platform, name):
   assert choose.implementation(None) == "cpu_tiles"
   with jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=AbstractDevice("a device", 1, platform))):
@@ -120,3 +122,9 @@ def test_only_the_chosen_implementation_is_imported():
   )
   done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
   assert done.stdout.strip() == "[]"
+
+
+def test_sizes_whose_sum_overflows_are_clamped():
+  N = 2**30
+  got = jax.jit(lambda sizes_E: check.sizes(sizes_E, 5, N))(jnp.full(5, N))
+  assert got.tolist() == [N, 0, 0, 0, 0]

@@ -66,14 +66,15 @@ def test_reference(pattern):
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_long_sums_of_bfloat16_are_taken_in_float32(implementation):
-  x_ND, w_EDF = jnp.ones((64, 4096), jnp.bfloat16), jnp.full((1, 4096, 8), 1.0, jnp.bfloat16)
-  sizes_E = jnp.array([64])
-  matmul = functools.partial(grouped_matmul, implementation=implementation)
-  assert np.all(matmul(x_ND, w_EDF, sizes_E) == 4096)  # a bfloat16 sum of ones stops at 256
-  dw_EDF = jax.grad(lambda w: matmul(jnp.ones((4096, 8), w.dtype), w, jnp.array([4096])).sum())(
-    jnp.ones((1, 8, 8), jnp.bfloat16)
+  """Many terms of one sign: a bfloat16 sum of ones stops at 256, one of the sums of tiles loses whole percents."""
+  N, K = 4000, 4096
+  x_ND, w_EDF, dy_NF = (jnp.abs(a) for a in oracle.draw(6, "bfloat16", (N, 8), (1, 8, 8), (N, 8)))
+  _, _, dw_EDF = with_gradients(implementation, x_ND, w_EDF, jnp.array([N]), dy_NF)
+  oracle.assert_close(dw_EDF, oracle.grouped_matmul_gradients(x_ND, w_EDF, [N], dy_NF)[1], "bfloat16")
+  ones = grouped_matmul(
+    jnp.ones((64, K), "bfloat16"), jnp.ones((1, K, 8), "bfloat16"), jnp.array([64]), implementation=implementation
   )
-  assert np.all(dw_EDF == 4096)
+  assert np.all(ones == K)
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)

@@ -9,6 +9,10 @@ from jaxmoe.report import units
 from jaxmoe.report.table import Table
 
 
+# What one step's time is to its user.
+LATENCY = {"train": "step time", "prefill": "latency (to the first token)", "decode": "latency (of one token)"}
+
+
 def verdict(e: Estimate) -> str:
   """Whether it fits, and what bounds it."""
   used, room = e.memory.total, e.deployment.cluster.memory_bytes
@@ -46,6 +50,7 @@ def document(e: Estimate) -> dict[str, Any]:
     "collectives": [{**row, "axis": label(row.pop("axes"))} for row in collectives_by_axis(e)],
     "bubble": e.bubble,
     "time_s": {**dataclasses.asdict(e.time), "total_s": e.time.total_s},
+    "latency_s": e.time.total_s,
     "bottleneck": e.time.bottleneck,
     "tokens_per_s": e.tokens_per_s,
     "mfu": e.mfu,
@@ -66,7 +71,7 @@ def _summary(e: Estimate) -> Table:
     ("matmul time", units.seconds(time.matmul_s)),
     ("memory time", units.seconds(time.memory_s)),
     ("network time", f"{units.seconds(time.network_s)} (nothing overlapped)"),
-    ("step time", units.seconds(time.total_s)),
+    (LATENCY[d.job.kind], units.seconds(time.total_s)),
     ("throughput", units.rate(e.tokens_per_s, "tokens/s")),
     ("MFU", units.percent(e.mfu)),
   ]
