@@ -241,3 +241,14 @@ def test_partitioned_program_despite_a_persistent_cache(tmp_path):
     for name, value in before.items():
       jax.config.update(name, value)
     compilation_cache.reset_cache()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_loop_may_declare_its_expected_and_largest_trips_in_its_scope(stage):
+  def loop(x, n):
+    with jax.named_scope("loop[expected=2.5,max=7]"):
+      return jax.lax.fori_loop(0, n, lambda _, y: y @ y, x)
+
+  module = modules(loop, jnp.ones((8, 8)), 3)[stage]
+  assert executions(module) == (2.5, False)
+  assert executions(module, Declared(loops_at_most=True)) == (7, False)

@@ -3,11 +3,15 @@
 import dataclasses
 import itertools
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 
 from jaxmoe.xla import opcodes, scopes
 from jaxmoe.xla.hlo import Instruction, Module
 from jaxmoe.xla.loops import Frame, Site, trip_count
+
+
+_DECLARED_LOOP = re.compile(r"loop\[expected=(?P<expected>[\d.e+-]+),max=(?P<max>[\d.e+-]+)\]")
 
 
 class UnknownOperation(NotImplementedError):
@@ -22,11 +26,19 @@ class Declared:
     branch_shares: scope of a conditional -> share of its executions that takes each branch, together 1.
     trip_counts: scope of a loop -> how often its body runs.
     custom_call_flops: target or scope of a custom call -> matmul FLOPs of one execution, 0 if it does none.
+    loops_at_most: count a loop in a scope `loop[expected=..,max=..]`, whose end only the data decides, as often as it
+      may run; else as often as it is expected to.
   """
 
   branch_shares: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
   trip_counts: Mapping[str, float] = dataclasses.field(default_factory=dict)
   custom_call_flops: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  loops_at_most: bool = False
+
+  def loop_trips(self, scope: str) -> float | None:
+    """Trips that `scope` itself declares, `None` if it is no such scope."""
+    trips = _DECLARED_LOOP.fullmatch(scope)
+    return float(trips["max" if self.loops_at_most else "expected"]) if trips else None
 
 
 NOTHING = Declared()
@@ -100,8 +112,11 @@ class _Walker:
     return self.visits(frame, visit.count * times, outer, visit.bound or bound)
 
   def _trips(self, visit: Visit) -> float:
-    declared = self._declared.trip_counts.get(_scope(visit))
-    return trip_count(self._module, visit.instruction, visit.frame) if declared is None else declared
+    """What the caller declares, what the loop's own scope declares, or what the program says; in this order."""
+    for declared in (self._declared.trip_counts.get(_scope(visit)), self._declared.loop_trips(_scope(visit))):
+      if declared is not None:
+        return declared
+    return trip_count(self._module, visit.instruction, visit.frame)
 
   def _branches(self, visit: Visit, outer: str) -> Iterator[Visit]:
     names = visit.instruction.branches
