@@ -1,26 +1,57 @@
 """Feed-forward of experts whose tokens already lie in equal-sized buffers, one buffer an expert."""
 
+from typing import Literal
+
 import jax.numpy as jnp
 
-from jaxmoe.kernels.activations import UNARY
+from jaxmoe.kernels import activations, choose
+from jaxmoe.kernels.activations import Activation
+from jaxmoe.kernels.choose import Implementation
+from jaxmoe.kernels.expert_ffn import expert_ffn
+
+# Equal groups are a batched matmul, which the compilers of these platforms do at full speed.
+EINSUM_PLATFORMS = ("cpu", "tpu")
 
 
-def buffer_ffn(x_ERD, gate_EDF, up_EDF, down_EFD, *, activation: str):
+def buffer_ffn_reference(x_ERD, gate_EDF, up_EDF, down_EFD, *, activation: Activation):
+  """The same as `buffer_ffn`, as batched matmuls that accumulate in at least float32."""
+  up_ERF = _matmul("erd,edf->erf", x_ERD, up_EDF)
+  pre = (up_ERF,) if gate_EDF is None else (_matmul("erd,edf->erf", x_ERD, gate_EDF), up_ERF)
+  return _matmul("erf,efd->erd", activations.hidden(activation, pre), down_EFD)
+
+
+def buffer_ffn(
+  x_ERD,
+  gate_EDF,
+  up_EDF,
+  down_EFD,
+  *,
+  activation: Activation,
+  implementation: Implementation | Literal["einsum"] | None = None,
+):
   """down(act(x gate) * (x up)), or down(act(x up)) where `gate_EDF` is None.
 
   Args:
     x_ERD: R rows for each of E experts, of width D.
     gate_EDF, up_EDF, down_EFD: weights of the same dtype as `x_ERD`; F may be one device's share of the width, then
       the result is that share's part of the sum.
-    activation: a name in `UNARY`.
+    implementation: `einsum` (batched matmuls), one of `choose.MODULES`, or None for the platform's.
 
   Returns:
-    y_ERD, in the dtype of `x_ERD`; each matmul accumulates in at least float32.
+    y_ERD, in the dtype of `x_ERD`.
+
+  Raises:
+    ValueError, NotImplementedError: as `expert_ffn`.
   """
-  act = UNARY[activation]
-  up_ERF = _matmul("erd,edf->erf", x_ERD, up_EDF)
-  hidden_ERF = act(up_ERF) if gate_EDF is None else act(_matmul("erd,edf->erf", x_ERD, gate_EDF)) * up_ERF
-  return _matmul("erf,efd->erd", hidden_ERF, down_EFD)
+  if implementation is None and choose.platform() in EINSUM_PLATFORMS:
+    implementation = "einsum"
+  if implementation == "einsum":
+    return buffer_ffn_reference(x_ERD, gate_EDF, up_EDF, down_EFD, activation=activation)
+  E, R, D = x_ERD.shape
+  sizes_E = jnp.full(E, R, jnp.int32)
+  x_ND = x_ERD.reshape(E * R, D)
+  y_ND = expert_ffn(x_ND, gate_EDF, up_EDF, down_EFD, sizes_E, activation=activation, implementation=implementation)
+  return y_ND.reshape(E, R, D)
 
 
 def _matmul(letters: str, x, w):

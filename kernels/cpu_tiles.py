@@ -7,7 +7,7 @@ before its tiles; results are written in place, into rows of the whole result.
 import jax.numpy as jnp
 from jax import lax
 
-from jaxmoe.kernels import activations, tiling
+from jaxmoe.kernels import activations, tiling, work
 from jaxmoe.kernels.activations import Activation
 
 
@@ -59,7 +59,7 @@ def weight_gradient(x_ND, y_NF, sizes_E):
   w_EDF = jnp.zeros_like(x_ND, shape=(E, D, F))
   if N == 0:
     return w_EDF
-  tile = tiling.tile_rows(N, E)
+  tile = work.tile_rows(N, E)
 
   def expert(e, loop, w_EDF):
     def add(begin, mine_T1, w_DF):
@@ -78,7 +78,7 @@ def _map_tiles(function, rows, weights, sizes_E, widths):
   results = tuple(jnp.zeros_like(rows[0], shape=(N, width)) for width in widths)
   if N == 0:
     return results
-  tile = tiling.tile_rows(N, E)
+  tile = work.tile_rows(N, E)
 
   def expert(e, loop, results):
     held = [lax.dynamic_index_in_dim(w, e, keepdims=False) for w in weights]

@@ -5,10 +5,11 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from jaxmoe.kernels import activations, check, choose
+from jaxmoe.kernels import activations, check, choose, work
 from jaxmoe.kernels.activations import Activation
 from jaxmoe.kernels.choose import Implementation
 from jaxmoe.kernels.grouped_matmul import grouped_matmul_reference, matmul_scaled
+from jaxmoe.kernels.legs import Legs
 from jaxmoe.kernels.rows import vary_alike
 
 
@@ -33,6 +34,7 @@ def expert_ffn(
   activation: Activation,
   scales=(None, None, None),
   implementation: Implementation | None = None,
+  expected_rows: float | None = None,
 ):
   """down(act(x gate) * (x up)) with the weights of each row's expert; down(act(x up)) where `gate_EDF` is None.
 
@@ -45,6 +47,8 @@ def expert_ffn(
       of the sum.
     activation: "silu", "gelu" (tanh approximation), or, with a gate only, "clamped": g sigmoid(1.702 g) (u + 1) of
       g = min(x gate, 7) and u = clip(x up, -7, 7).
+    expected_rows: rows that the routing is expected to fill, where N has room for the worst; it decides tiles and the
+      work that loops declare, never results.
     scales: of FP8 gate, up and down, each E or one an output column; for the forward pass only.
 
   Returns:
@@ -63,16 +67,20 @@ def expert_ffn(
   name = choose.implementation(implementation)
   if scaled:
     return _ffn_scaled(name, activation, x_ND, (gate_EDF, up_EDF, down_EFD), scales, sizes_E)
-  return _ffn(name, activation, *vary_alike(x_ND, gate_EDF, up_EDF, down_EFD, sizes_E))
+  return _ffn(name, activation, expected_rows, *vary_alike(x_ND, gate_EDF, up_EDF, down_EFD, sizes_E))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _ffn(name: Implementation, activation: Activation, x_ND, gate_EDF, up_EDF, down_EFD, sizes_E):
-  return _forward(name, activation, x_ND, gate_EDF, up_EDF, down_EFD, sizes_E)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _ffn(name: Implementation, activation: Activation, expected, x_ND, gate_EDF, up_EDF, down_EFD, sizes_E):
+  return _forward(name, activation, expected, x_ND, gate_EDF, up_EDF, down_EFD, sizes_E)[0]
 
 
-def _forward(name: Implementation, activation: Activation, x_ND, gate_EDF, up_EDF, down_EFD, sizes_E):
-  legs = choose.legs(name)
+def _forward(name: Implementation, activation: Activation, expected, *operands):
+  with work.expecting(expected):
+    return _forward_legs(choose.legs(name), activation, *operands)
+
+
+def _forward_legs(legs: Legs, activation: Activation, x_ND, gate_EDF, up_EDF, down_EFD, sizes_E):
   if gate_EDF is None:
     hidden_NF, *pre = legs.up(x_ND, up_EDF, sizes_E, activation)
   else:
@@ -80,9 +88,13 @@ def _forward(name: Implementation, activation: Activation, x_ND, gate_EDF, up_ED
   return legs.matmul(hidden_NF, down_EFD, sizes_E), (x_ND, pre, gate_EDF, up_EDF, down_EFD, sizes_E)
 
 
-def _backward(name: Implementation, activation: Activation, residuals, dy_ND):
+def _backward(name: Implementation, activation: Activation, expected, residuals, dy_ND):
+  with work.expecting(expected):
+    return _backward_legs(choose.legs(name), activation, residuals, dy_ND)
+
+
+def _backward_legs(legs: Legs, activation: Activation, residuals, dy_ND):
   x_ND, pre, gate_EDF, up_EDF, down_EFD, sizes_E = residuals
-  legs = choose.legs(name)
   d_hidden_NF = legs.matmul_transposed(dy_ND, down_EFD, sizes_E)
   hidden_NF, d_pre = _activate_again(activation, pre, d_hidden_NF)
   d_down_EFD = legs.weight_gradient(hidden_NF, dy_ND, sizes_E)

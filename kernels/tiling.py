@@ -10,17 +10,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxmoe.kernels import work
 from jaxmoe.kernels.rows import bounds
-
-SMALLEST_TILE = 8
-LARGEST_TILE = 64  # measured in benchmarks/kernels_cpu.py: larger ones pad more than they save
-
-
-class Trips(NamedTuple):
-  """How often a loop runs: if rows are routed to experts uniformly at random, and at most."""
-
-  expected: float
-  most: float
+from jaxmoe.kernels.work import Trips
 
 
 class Tiles(NamedTuple):
@@ -43,25 +35,6 @@ class Tiles(NamedTuple):
     return begin, (wanted <= row_T1) & (row_T1 < self.end)
 
 
-def tile_rows(num_rows: int, num_experts: int, largest: int = LARGEST_TILE) -> int:
-  """Rows of a tile: the power of two from the mean rows of an expert, within limits and the array."""
-  mean = -(-num_rows // num_experts)
-  return min(num_rows, largest, max(SMALLEST_TILE, 1 << (mean - 1).bit_length()))
-
-
-def expert_trips(num_rows: int, num_experts: int) -> Trips:
-  """Experts that have rows."""
-  return Trips(num_experts * (1 - (1 - 1 / num_experts) ** num_rows), min(num_experts, num_rows))
-
-
-def tile_trips(num_rows: int, num_experts: int, tile: int) -> Trips:
-  """Tiles of one expert that has rows: the last one is half full if sizes are spread evenly."""
-  experts = expert_trips(num_rows, num_experts)
-  most = (num_rows + experts.most * (tile - 1)) // tile
-  expected = num_rows / tile + experts.expected * (tile - 1) / (2 * tile)
-  return Trips(min(max(expected, experts.expected), most) / experts.expected, most / experts.most)
-
-
 def for_tiles(tile: int, num_rows: int, sizes_E, expert, init):
   """Runs `expert(e, loop, carry) -> carry` for every expert that has rows, in order.
 
@@ -77,11 +50,11 @@ def for_tiles(tile: int, num_rows: int, sizes_E, expert, init):
 
     def loop(body, carry):
       one = lambda t, carry: body(*tiles.at(t), carry)  # noqa: E731
-      return _declared_loop(tile_trips(num_rows, E, tile), tiles.count, one, carry)
+      return _declared_loop(work.tile_trips(num_rows, E, tile), tiles.count, one, carry)
 
     return expert(e, loop, carry)
 
-  return _declared_loop(expert_trips(num_rows, E), jnp.sum(sizes_E > 0), body, init)
+  return _declared_loop(work.expert_trips(num_rows, E), jnp.sum(sizes_E > 0), body, init)
 
 
 def _declared_loop(trips: Trips, count, body, init):

@@ -6,7 +6,7 @@ from jaxmoe.meshes.axes import STAGE
 from jaxmoe.meshes.errors import UsageError
 from jaxmoe.meshes.strategy import Strategy
 
-ROLES = ("attention", "expert", "router", "norm", "vocabulary", "activation")
+ROLES = ("attention", "expert", "dense", "router", "norm", "vocabulary", "activation")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -14,7 +14,9 @@ class PartitionRules:
   """Mesh axes of every dimension under one strategy.
 
   Letters: B batch, S sequence, L layers, D model width, H heads, G key-value heads, K head width, E experts,
-  F expert width, V vocabulary. A letter that a role does not list stays whole.
+  F expert width, V vocabulary; of some models also I dense width, J shared experts' width, Y prediction layers, and of
+  latent attention Q the queries' latent width, Z that of keys and values, U and P the plain and the rotary part of a
+  head, W its value. A letter that a role does not list stays whole.
   """
 
   strategy: Strategy
@@ -61,6 +63,7 @@ class PartitionRules:
     tables = {
       "attention": {"L": (STAGE,), "H": s.heads_over, "G": s.heads_over},
       "expert": {"L": (STAGE,), "E": s.experts_over, "F": s.width_axes},
+      "dense": {"L": (STAGE,), "I": s.heads_over, "J": s.heads_over},
       "router": {"L": (STAGE,)},
       "norm": {"L": (STAGE,)},
       "vocabulary": {"V": s.vocabulary_axes},

@@ -11,7 +11,16 @@ SCRIPTS = ("tests", "examples", "benchmarks")
 
 # Layers that never reach jax, whatever they import and whichever of their functions is called.
 PURE_LAYERS = {"config", "cost", "planner"}
-PURE_MODULES = {"jaxmoe", "jaxmoe.pipeline", "jaxmoe.pipeline.schedules"}
+PURE_MODULES = {
+  "jaxmoe",
+  "jaxmoe.pipeline",
+  "jaxmoe.kernels",
+  "jaxmoe.kernels.work",
+  "jaxmoe.pipeline.schedules",
+  "jaxmoe.pipeline.schedule_makers",
+  "jaxmoe.pipeline.schedule_timing",
+  "jaxmoe.pipeline.schedule_drawing",
+}
 MESHES_WITH_JAX = {"jaxmoe.meshes.build"}
 JAX_FAMILY = {"jax", "jaxlib", "flax", "optax", "orbax", "chex"}
 

@@ -22,13 +22,15 @@ from jaxmoe.meshes.axes import AXES, EXPERT
 
 PLANNING = {"config", "meshes", "cost", "planner"}
 RUNNING = {"kernels", "model", "pipeline", "train", "serve", "xla"}
-# Layer -> the layers that it may import, beside itself. `pipeline.schedules` is the one module named alone.
+# Pipeline schedules are plain data that planning reads: the modules named alone.
+SCHEDULES = {"pipeline.schedules", "pipeline.schedule_makers", "pipeline.schedule_timing"}
+# Layer -> the layers that it may import, beside itself.
 LAYERS = {
   "kernels": set(),
   "meshes": set(),
   "config": {"meshes"},
-  "cost": {"config", "meshes", "pipeline.schedules"},
-  "planner": {"config", "meshes", "cost", "pipeline.schedules"},
+  "cost": {"config", "meshes", "kernels.work"} | SCHEDULES,
+  "planner": {"config", "meshes", "cost"} | SCHEDULES,
   "model": {"config", "meshes", "kernels", "pipeline"},
   "pipeline": {"meshes"},
   "train": {"config", "meshes", "model", "pipeline"},

@@ -1,4 +1,4 @@
-"""The formulas equal the compiled program over strategies, foldings, jobs and model variants, not only the catalogue's."""
+"""The formulas equal the compiled program over strategies, foldings, jobs and model variants, not only documents'."""
 
 import pytest
 import tiny
@@ -30,6 +30,17 @@ CASES = {
     {"transport": "dense", "remat": "full"},
     {},
   ),
+  "train, gather transport": (Strategy(stage=2, expert=2, tensor=2), {"transport": "gather"}, {}),
+  "train, gather transport, folded, recomputed": (
+    Strategy(data=2, expert=4, **FOLDED),
+    {"transport": "gather", "remat": "full"},
+    {"experts_per_token": 3, "gated": False},
+  ),
+  "prefill, gather transport": (
+    Strategy(stage=2, expert=2, tensor=2, **WHOLE),
+    {"kind": "prefill", "transport": "gather"},
+    {},
+  ),
   "train, blocked attention": (Strategy(expert=2), {"batch": 2, "sequence_length": 1030, "microbatches": 1}, {}),
   "prefill": (Strategy(stage=2, expert=2, tensor=2), {"kind": "prefill"}, GROUPED),
   "prefill, folded": (Strategy(stage=2, expert=4, **FOLDED), {"kind": "prefill"}, {}),
@@ -42,9 +53,10 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_formulas_equal_the_compiled_program(name):
-  """To the last byte and FLOP, although the rules would allow 1 %."""
+  """To the last byte and FLOP, although the rules would allow 1 %; loops declare their trips to six digits."""
   strategy, job, sizes = CASES[name]
   d = tiny.deployment(strategy, "bfloat16", sizes, **{"capacity_factor": 1.25, **job})
   found = compare(d, "cpu", compile_step(d))
-  assert [(c.name, c.axis, c.predicted, c.compiled) for c in found.checks if c.predicted != c.compiled] == []
+  exactly = 1e-5 if d.job.transport == "gather" else 0
+  assert [(c.name, c.axis, c.predicted, c.compiled) for c in found.checks if abs(c.relative_error) > exactly] == []
   assert found.unplanned == []

@@ -28,6 +28,10 @@ CASES = {
   "whole experts, heads over both": (Strategy(data=2, expert=2, tensor=2, **BOTH, **WHOLE), {"remat": "full"}),
   "dense transport": (Strategy(stage=2, expert=2, tensor=2), {"transport": "dense", "remat": "full"}),
   "dense transport, folded": (Strategy(expert=4, data=2, **FOLDED), {"transport": "dense"}),
+  "gather transport": (Strategy(stage=2, expert=2, tensor=2), {"transport": "gather", "remat": "full"}),
+  "gather transport, folded": (Strategy(expert=4, data=2, **FOLDED), {"transport": "gather"}),
+  "gather transport, whole experts": (Strategy(expert=2, tensor=2, **WHOLE), {"transport": "gather"}),
+  "buffers by the tile loop": (Strategy(stage=2, expert=2, tensor=2), {"expert_kernel": "cpu_tiles", "remat": "full"}),
   "tokens dropped": (Strategy(data=2, expert=4), {"capacity_factor": 0.6}),
 }
 SIZES = {
@@ -35,6 +39,7 @@ SIZES = {
   "data x expert x tensor": {"gated": False, "activation": "gelu"},
   "whole experts": {"query_key_norm": "head", "norm_topk_prob": False},
   "heads over expert": {"tied_embeddings": True},
+  "gather transport, folded": {"gated": False, "activation": "gelu", "experts_per_token": 3},
 }
 
 

@@ -91,9 +91,15 @@ class Deployment:
       ("model.num_kv_heads", model.num_kv_heads, rules.axes("attention", "G")),
       ("model.num_experts", model.num_experts, rules.axes("expert", "E")),
       ("model.d_expert", model.d_expert, rules.axes("expert", "F")),
+      *self._hidden_widths(),
       ("model.vocab_size", model.vocab_size, rules.axes("vocabulary", "V")),
       ("job.batch", self.job.batch, rules.axes("activation", "B")),
     ]
+
+  def _hidden_widths(self) -> list[tuple[str, int, tuple[str, ...]]]:
+    """Widths of dense layers and of shared experts, in models that have them."""
+    parts = (("dense", "I", self.model.dense), ("shared", "J", self.model.shared))
+    return [(f"model.{name}.d_hidden", x.d_hidden, self.rules.axes("dense", letter)) for name, letter, x in parts if x]
 
   @property
   def rules(self) -> PartitionRules:

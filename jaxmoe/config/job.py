@@ -7,7 +7,9 @@ from jaxmoe.meshes.errors import UsageError
 
 Kind = Literal["train", "prefill", "decode"]
 Remat = Literal["none", "full"]
-Transport = Literal["capacity", "dense"]
+Transport = Literal["capacity", "dense", "gather"]
+
+ExpertKernel = Literal["platform", "einsum", "cpu_tiles", "tpu", "ragged", "hopper"]
 
 ITEM_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1}
 
@@ -50,8 +52,11 @@ class Job:
     sequence_length: tokens of a sequence; for decode, slots of the cache, of which all but one are filled.
     microbatches: parts that a device's share of the batch goes through the pipeline in.
     remat: what backward recomputes: nothing but attention scores, or every layer.
-    transport: how tokens reach their experts: fixed-capacity all-to-all, or all tokens to all experts.
-    capacity_factor: expert capacity over its balanced share; tokens beyond it are dropped.
+    transport: how tokens reach their experts: `capacity`, an all-to-all of fixed buffers; `gather`, all tokens of the
+      group to each device, which multiplies only rows of its experts; `dense`, the same but every row by every expert.
+    capacity_factor: expert capacity over its balanced share; tokens beyond it are dropped. Only `capacity` has it.
+    expert_kernel: what multiplies rows by experts: the platform's choice, or one of jaxmoe/kernels by name; `einsum`
+      serves equal groups only, those of `capacity` and `dense`.
   """
 
   kind: Kind
@@ -61,12 +66,15 @@ class Job:
   remat: Remat = "none"
   transport: Transport = "capacity"
   capacity_factor: float = 1.25
+  expert_kernel: ExpertKernel = "platform"
   precision: Precision = Precision()
 
   def __post_init__(self):
     for name in ("batch", "sequence_length", "microbatches"):
       if getattr(self, name) < 1:
         raise UsageError(f"job.{name} must be at least 1, got {getattr(self, name)}")
+    if self.expert_kernel == "einsum" and self.transport == "gather":
+      raise UsageError("job.expert_kernel=einsum serves equal groups, and transport=gather has none; use platform")
     if not self.capacity_factor > 0:
       raise UsageError(f"job.capacity_factor must be above 0, got {self.capacity_factor}; 1.0 is balanced")
 

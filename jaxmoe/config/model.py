@@ -1,12 +1,24 @@
-"""Shape of a Mixture-of-Experts transformer: every layer is attention and a routed expert feed-forward."""
+"""Shape of a Mixture-of-Experts transformer: layers of attention and a feed-forward, most of them of routed experts."""
 
 import dataclasses
 from typing import Literal
 
+from jaxmoe.config.parts import (
+  Biases,
+  DenseLayers,
+  LatentAttention,
+  LocalAttention,
+  Multipliers,
+  Rotary,
+  Routing,
+  SharedExpert,
+  check_sizes,
+)
 from jaxmoe.meshes.errors import UsageError
 
-Activation = Literal["silu", "gelu"]
-QueryKeyNorm = Literal["none", "head", "projection"]
+Activation = Literal["silu", "gelu", "clamped_silu"]
+Norm = Literal["rms", "layer"]
+QueryKeyNorm = Literal["none", "head", "projection", "unit"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,16 +30,24 @@ class ModelConfig:
     d_model: D.
     num_heads: H query heads.
     num_kv_heads: G key-value heads; H for multi-head, below H for grouped-query attention.
-    head_dim: K.
-    num_experts: E in every layer.
+    head_dim: K, of queries and keys.
+    num_experts: E in every layer that is not dense.
     experts_per_token: experts that each token visits.
     d_expert: F, hidden width of one expert.
     vocab_size: V.
     gated: an expert is down(act(gate x) * up x) if true, else down(act(up x)).
-    query_key_norm: RMSNorm of queries and keys: none, over each head, or over the whole projection.
+    query_key_norm: RMSNorm of queries and keys: none, over each head, over the whole projection, or over each head
+      without a weight.
     tied_embeddings: the head reuses the embedding.
     norm_topk_prob: the chosen experts' probabilities are scaled to sum to one.
     aux_loss_coef: weight of the load-balancing loss in training.
+    norm: RMSNorm, or LayerNorm, of the residual stream.
+    clip_qkv: bound on the entries of queries, keys and values.
+    sinks: a learned logit for each head takes part in its softmax and is then dropped.
+    latent, local, dense, shared, routing, biases, rotary, multipliers: see `parts`; absent by default.
+    mtp_layers: layers beside the L that predict further tokens, each two norms, a projection of 2D to D, an expert
+      layer and a norm before the model's own head; counted wherever they are above zero, run in training only.
+    quantization: how the checkpoint is stored, for information; `job.precision` says what a deployment stores.
 
   Raises:
     UsageError: a size below one or sizes that cannot go together.
@@ -52,11 +72,22 @@ class ModelConfig:
   norm_eps: float = 1e-6
   max_sequence_length: int | None = None
   aux_loss_coef: float = 0.01
+  norm: Norm = "rms"
+  clip_qkv: float | None = None
+  sinks: bool = False
+  latent: LatentAttention | None = None
+  local: LocalAttention | None = None
+  dense: DenseLayers | None = None
+  shared: SharedExpert | None = None
+  routing: Routing = Routing()
+  biases: Biases = Biases()
+  rotary: Rotary = Rotary()
+  multipliers: Multipliers = Multipliers()
+  mtp_layers: int = 0
+  quantization: str | None = None
 
   def __post_init__(self):
-    for name in _SIZES:
-      if getattr(self, name) < 1:
-        raise UsageError(f"model.{name} must be at least 1, got {getattr(self, name)}")
+    check_sizes("model", self, _SIZES)
     if self.num_heads % self.num_kv_heads:
       raise UsageError(
         f"model.num_heads={self.num_heads} must be a multiple of model.num_kv_heads={self.num_kv_heads};"
@@ -70,11 +101,48 @@ class ModelConfig:
       raise UsageError(
         f"model.head_dim must be even for rotary positions, got {self.head_dim}; use {self.head_dim + 1}"
       )
+    self._check_parts()
+
+  def _check_parts(self):
+    """The parts fit the rest."""
+    for name, layers in (("dense", self.dense), ("local", self.local)):
+      if layers is not None and layers.layers and layers.layers[-1] >= self.num_layers:
+        raise UsageError(f"model.{name}.layers must lie below num_layers={self.num_layers}, got {layers.layers[-1]}")
+    if self.expert_layers < 1:
+      raise UsageError("model.dense.layers names every layer; leave at least one to experts")
+    if self.num_experts % self.routing.groups:
+      raise UsageError(f"model.num_experts={self.num_experts} must divide into routing.groups={self.routing.groups}")
+    if self.mtp_layers < 0:
+      raise UsageError(f"model.mtp_layers must be at least 0, got {self.mtp_layers}")
+    if self.latent is not None:
+      head_dim = self.latent.plain_dim + self.latent.rotary_dim
+      if (self.head_dim, self.num_kv_heads) != (head_dim, self.num_heads):
+        raise UsageError(
+          f"model.latent needs head_dim = plain_dim + rotary_dim = {head_dim} and num_kv_heads = num_heads ="
+          f" {self.num_heads}, got head_dim {self.head_dim} and num_kv_heads {self.num_kv_heads}"
+        )
 
   @property
   def expert_matrices(self) -> int:
     """Weight matrices of one expert: gate, up and down, or up and down."""
     return 3 if self.gated else 2
+
+  @property
+  def dense_layers(self) -> int:
+    """Layers whose feed-forward has no experts."""
+    return 0 if self.dense is None else len(self.dense.layers)
+
+  @property
+  def expert_layers(self) -> int:
+    """Layers whose feed-forward is routed experts."""
+    return self.num_layers - self.dense_layers
+
+  @property
+  def cache_width(self) -> int:
+    """Numbers that one layer keeps of one token: 2 G K, or the latent vector and the rotary key."""
+    if self.latent is not None:
+      return self.latent.rank + self.latent.rotary_dim
+    return 2 * self.num_kv_heads * self.head_dim
 
 
 _SIZES = (

@@ -19,7 +19,7 @@ from pydantic import (
 
 from jaxmoe.config.deployment import Claim, Deployment, ExpertNumbering, Reading
 from jaxmoe.config.files import closest, got
-from jaxmoe.config.job import ITEM_BYTES, Job, Kind, Precision, Remat, Transport
+from jaxmoe.config.job import ExpertKernel, ITEM_BYTES, Job, Kind, Precision, Remat, Transport
 from jaxmoe.config.messages import usage_error
 from jaxmoe.config.model import Activation, ModelConfig, QueryKeyNorm
 from jaxmoe.meshes.cluster import Cluster, NetworkTier
@@ -141,6 +141,7 @@ class JobForm(Form):
   microbatches: Size = 1
   remat: Remat = "none"
   transport: Transport = "capacity"
+  expert_kernel: ExpertKernel = "platform"
   capacity_factor: Annotated[float, Field(gt=0, le=1e6)] = 1.25
   precision: PrecisionForm = PrecisionForm()
 

@@ -11,7 +11,10 @@ from typing import Literal
 from jaxmoe.config.deployment import Deployment
 from jaxmoe.config.job import ITEM_BYTES
 from jaxmoe.cost.parameters import parameter_tensors
+from jaxmoe.cost.support import check_priced
 from jaxmoe.meshes.axes import AXES, STAGE
+
+INDEX_BYTES = 4  # an expert's number, int32
 
 Kind = Literal["all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute"]
 
@@ -33,6 +36,7 @@ class Collective:
 
 def collectives(deployment: Deployment) -> list[Collective]:
   """All that move data: groups of one device are left out, axes of size one are not named."""
+  check_priced(deployment.model)
   found: list[Collective] = []
   for collective in _Step(deployment).all():
     axes = tuple(axis for axis in AXES if axis in collective.axes and deployment.strategy.size(axis) > 1)
@@ -87,7 +91,8 @@ class _Step:
       yield Collective("attention", "all-reduce", heads, self.slice_bytes, n)
 
   def experts(self) -> Iterator[Collective]:
-    yield from self.capacity_dispatch() if self.d.job.transport == "capacity" else self.dense_dispatch()
+    transports = {"capacity": self.capacity_dispatch, "gather": self.gather_dispatch, "dense": self.dense_dispatch}
+    yield from transports[self.d.job.transport]()
     width, n = self.strategy.width_axes, self.layer_runs
     yield Collective("experts", "all-reduce", width, self.slice_bytes, n)  # recomputing it would change nothing
     if self.train:
@@ -111,6 +116,18 @@ class _Step:
     yield Collective("experts", "all-to-all", axes, gate_bytes, passes * n)
     yield Collective("experts", "all-gather", axes, group_bytes, passes * n)
     yield Collective("experts", "reduce-scatter", axes, group_bytes, (1 + self.train) * n)
+
+  def gather_dispatch(self) -> Iterator[Collective]:
+    """Tokens, their gates and their choices are gathered, results scattered; choices have no gradient."""
+    axes, n, passes = self.strategy.experts_over, self.layer_runs, 1 + self.remat
+    group = self.strategy.size(*axes)
+    choices = group * self.d.dispatch_tokens * self.d.model.experts_per_token
+    for payload_bytes in (group * self.slice_bytes, choices * self.wide_item):
+      yield Collective("experts", "all-gather", axes, payload_bytes, passes * n)
+      yield Collective("experts", "reduce-scatter", axes, payload_bytes, self.train * n)
+    yield Collective("experts", "all-gather", axes, choices * INDEX_BYTES, passes * n)
+    yield Collective("experts", "reduce-scatter", axes, group * self.slice_bytes, n)
+    yield Collective("experts", "all-gather", axes, group * self.slice_bytes, self.train * n)
 
   def pipeline(self) -> Iterator[Collective]:
     """Each tick hands a microbatch on; the last stage's output, and backward the first's input, goes to all stages."""

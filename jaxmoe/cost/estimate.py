@@ -4,13 +4,14 @@ import dataclasses
 from typing import Any
 
 from jaxmoe.config.deployment import Deployment
-from jaxmoe.config.job import ITEM_BYTES
 from jaxmoe.cost.collectives import Collective, collectives, ticks
 from jaxmoe.cost.flops import PartFlops, executed_flops, flops_per_token, useful_flops
-from jaxmoe.cost.memory import MemoryBytes, activation_bytes, memory
+from jaxmoe.cost.memory import MemoryBytes, activation_bytes, cache_bytes_per_token, memory
 from jaxmoe.cost.network import collective_s
 from jaxmoe.cost.parameters import active_parameters, parameters_by_class, total_parameters
+from jaxmoe.cost.support import check_priced
 from jaxmoe.cost.time import StepTime, peak_flops_per_s, step_time
+from jaxmoe.meshes.errors import UsageError
 
 SOURCE = "formula"
 
@@ -54,9 +55,13 @@ def estimate(deployment: Deployment) -> Estimate:
   """The prediction for `deployment`.
 
   Raises:
-    UsageError: the cluster states no peak for the job's compute dtype.
+    UsageError: the cluster states no peak for the job's compute dtype, or the model's step is not priced.
   """
   d, m = deployment, deployment.model
+  try:
+    check_priced(m)
+  except NotImplementedError as error:
+    raise UsageError(str(error)) from error
   time, useful = step_time(d), useful_flops(d)
   peak = peak_flops_per_s(d.cluster, d.job.precision.compute)
   classes = parameters_by_class(m, d.rules)
@@ -73,7 +78,7 @@ def estimate(deployment: Deployment) -> Estimate:
     time=time,
     tokens_per_s=d.job.batch * d.job.query_length / time.total_s,
     mfu=useful.total / (peak * time.total_s),
-    cache_bytes_per_token=2 * m.num_layers * m.num_kv_heads * m.head_dim * ITEM_BYTES[d.job.precision.compute],
+    cache_bytes_per_token=cache_bytes_per_token(m, d.job.precision.compute),
   )
 
 

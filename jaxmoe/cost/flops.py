@@ -8,29 +8,19 @@ import dataclasses
 
 from jaxmoe.config.deployment import Deployment
 from jaxmoe.cost.collectives import ticks
+from jaxmoe.cost.support import check_priced
+from jaxmoe.cost.token_flops import PartFlops, token_flops
+from jaxmoe.kernels import work
 
 # Passes over a matmul: forward, then in training two gradients.
 TRAIN_PASSES = 3
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class PartFlops:
-  """FLOPs by part of the model."""
-
-  attention: float
-  router: float
-  experts: float
-  head: float
-
-  @property
-  def total(self) -> float:
-    return self.attention + self.router + self.experts + self.head
-
-
-def executed_flops(deployment: Deployment) -> PartFlops:
-  """What one device computes; devices of one deployment all compute the same."""
+def executed_flops(deployment: Deployment, *, heaviest_routing: bool = False) -> PartFlops:
+  """What one device computes: every device the same, or with `gather` as expected, or at most by `heaviest_routing`."""
   d = deployment
-  forward = _layer_forward(d)
+  check_priced(d.model)
+  forward = _layer_forward(d, heaviest_routing)
   runs = ticks(d) * d.layers_per_stage
   passes, score_passes, head_passes = _passes(d)
   return PartFlops(
@@ -53,14 +43,12 @@ def _passes(d: Deployment) -> tuple[float, float, float]:
   return TRAIN_PASSES + again, TRAIN_PASSES + 0.5 + again, TRAIN_PASSES
 
 
-def _layer_forward(d: Deployment) -> dict[str, float]:
+def _layer_forward(d: Deployment, heaviest_routing: bool) -> dict[str, float]:
   """One layer, one microbatch, on one device."""
   m, rules = d.model, d.rules
   heads = m.num_heads // rules.shards("attention", "H")
   kv_heads = m.num_kv_heads // rules.shards("attention", "G")
-  rows = m.num_experts * d.expert_capacity
-  if d.job.transport == "dense":
-    rows = m.num_experts * d.dispatch_tokens
+  rows = expert_rows(d).most if heaviest_routing else expert_rows(d).expected
   width = m.d_expert // rules.shards("expert", "F")
   return {
     "projections": 2 * d.microbatch_tokens * m.d_model * m.head_dim * (2 * heads + 2 * kv_heads),
@@ -70,6 +58,23 @@ def _layer_forward(d: Deployment) -> dict[str, float]:
   }
 
 
+def expert_rows(d: Deployment) -> work.Trips:
+  """Rows that one device's experts multiply for one layer and microbatch, padding included: expected and at most."""
+  m, rows = d.model, d.model.num_experts
+  if d.job.transport == "gather":
+    experts = m.num_experts // d.rules.shards("expert", "E")
+    with work.expecting(d.dispatch_tokens * m.experts_per_token):
+      return work.tiled_rows(gathered_rows(d), experts)
+  rows *= d.expert_capacity if d.job.transport == "capacity" else d.dispatch_tokens
+  return work.Trips(rows, rows)
+
+
+def gathered_rows(d: Deployment) -> int:
+  """Rows that `gather` has room for: each token of the group at all its choices, or at all experts of a device."""
+  group = d.rules.shards("expert", "E")
+  return group * d.dispatch_tokens * min(d.model.experts_per_token, d.model.num_experts // group)
+
+
 def _head_forward(d: Deployment) -> float:
   tokens = d.sequences_per_device * (d.job.sequence_length if d.job.kind == "train" else 1)
   return 2 * tokens * d.model.d_model * (d.model.vocab_size // d.rules.shards("vocabulary", "V"))
@@ -77,29 +82,26 @@ def _head_forward(d: Deployment) -> float:
 
 def useful_flops(deployment: Deployment) -> PartFlops:
   """The model's own FLOPs for the global batch, shared evenly by all devices; causal attention counts the seen half."""
-  d, m = deployment, deployment.model
-  passes = TRAIN_PASSES if d.job.kind == "train" else 1
+  d = deployment
+  train = d.job.kind == "train"
   tokens = d.job.batch * d.job.query_length
-  scored = tokens if d.job.kind == "train" else d.job.batch
-  share = passes / d.strategy.devices
-  projections = 2 * m.d_model * m.head_dim * (2 * m.num_heads + 2 * m.num_kv_heads)
+  scored = tokens if train else d.job.batch
+  share = (TRAIN_PASSES if train else 1) / d.strategy.devices
+  each = _token_flops(d)
   return PartFlops(
-    attention=share * tokens * m.num_layers * (projections + 4 * mean_keys(d) * m.num_heads * m.head_dim),
-    router=share * tokens * m.num_layers * 2 * m.d_model * m.num_experts,
-    experts=share * tokens * m.num_layers * 2 * m.experts_per_token * m.expert_matrices * m.d_model * m.d_expert,
-    head=share * scored * 2 * m.d_model * m.vocab_size,
+    attention=share * tokens * each.attention,
+    router=share * tokens * each.router,
+    experts=share * tokens * each.experts,
+    head=share * scored * each.head,
   )
-
-
-def mean_keys(deployment: Deployment) -> float:
-  """Keys that a query sees, averaged over queries: all of the cache in decode, (S + 1) / 2 otherwise."""
-  job = deployment.job
-  return job.sequence_length if job.kind == "decode" else (job.sequence_length + 1) / 2
 
 
 def flops_per_token(deployment: Deployment) -> float:
   """Useful forward FLOPs of one token, head included."""
-  job = dataclasses.replace(deployment.job, kind="decode" if deployment.job.kind == "decode" else "train")
-  d = dataclasses.replace(deployment, job=job)
-  passes = TRAIN_PASSES if job.kind == "train" else 1
-  return useful_flops(d).total * d.strategy.devices / passes / (job.batch * job.query_length)
+  return _token_flops(deployment).total
+
+
+def _token_flops(d: Deployment) -> PartFlops:
+  """Forward FLOPs of one token of this job; layers that predict further tokens run in training only."""
+  model = d.model if d.job.kind == "train" else dataclasses.replace(d.model, mtp_layers=0)
+  return token_flops(model, d.job.sequence_length, seen="decode" if d.job.kind == "decode" else "causal")

@@ -9,8 +9,11 @@ import math
 
 from jaxmoe.config.deployment import Deployment
 from jaxmoe.config.job import ITEM_BYTES
+from jaxmoe.config.model import ModelConfig
 from jaxmoe.cost.collectives import ticks
+from jaxmoe.cost.flops import gathered_rows
 from jaxmoe.cost.parameters import local_parameter_bytes, parameter_tensors
+from jaxmoe.cost.support import check_priced
 
 COUNTER_BYTES = 4  # Adam's step counter, int32
 ID_BYTES = 4  # token ids and lengths, int32
@@ -55,10 +58,23 @@ def optimizer_bytes(d: Deployment) -> int:
 
 
 def cache_bytes(d: Deployment) -> int:
-  """Keys and values: 2 L B S G K items, split over stages, batch and heads."""
-  m = d.model
-  shape = (m.num_layers, d.job.batch, d.job.sequence_length, m.num_kv_heads, m.head_dim)
-  return 2 * math.prod(d.rules.local_shape("activation", "LBSGK", shape)) * ITEM_BYTES[d.job.precision.compute]
+  """Keys and values of the stage that keeps most: 2 G K numbers a token, or a latent vector whole on every device.
+
+  Layers with local attention keep no more tokens than they see.
+  """
+  m, length = d.model, d.job.sequence_length
+  near = m.local
+  slots = [min(length, near.size) if near and layer in near.layers else length for layer in range(m.num_layers)]
+  stages = [sum(slots[start : start + d.layers_per_stage]) for start in range(0, m.num_layers, d.layers_per_stage)]
+  letters, width = ("BSG", m.num_kv_heads) if m.latent is None else ("BSZ", m.cache_width)
+  items = math.prod(d.rules.local_shape("activation", letters, (d.job.batch, max(stages), width)))
+  each = 2 * m.head_dim if m.latent is None else 1
+  return items * each * ITEM_BYTES[d.job.precision.compute]
+
+
+def cache_bytes_per_token(model: ModelConfig, dtype: str) -> int:
+  """Bytes that one token adds to the whole model's cache, local layers included."""
+  return model.num_layers * model.cache_width * ITEM_BYTES[dtype]
 
 
 def input_bytes(d: Deployment) -> int:
@@ -69,6 +85,7 @@ def input_bytes(d: Deployment) -> int:
 
 def activation_bytes(d: Deployment, remat: str) -> int:
   """Training: what backward keeps of every tick and layer, and the logits. Serving: one layer's own intermediates."""
+  check_priced(d.model)
   item = ITEM_BYTES[d.job.precision.compute]
   layer_input = d.dispatch_tokens * d.model.d_model * item
   if d.job.kind != "train":
@@ -98,5 +115,7 @@ def dispatch_bytes(d: Deployment) -> int:
 
 
 def _buffer_rows(d: Deployment) -> int:
-  rows = d.expert_capacity if d.job.transport == "capacity" else d.dispatch_tokens
-  return d.model.num_experts * rows
+  """Rows of the arrays that experts read and write."""
+  if d.job.transport == "gather":
+    return gathered_rows(d)
+  return d.model.num_experts * (d.expert_capacity if d.job.transport == "capacity" else d.dispatch_tokens)

@@ -6,6 +6,14 @@ from typing import Literal
 
 from jaxmoe.config.job import ITEM_BYTES, Precision
 from jaxmoe.config.model import ModelConfig
+from jaxmoe.cost.layout import (
+  attention_layout,
+  dense_layout,
+  expert_layout,
+  letter_sizes,
+  outer_layout,
+  prediction_layout,
+)
 from jaxmoe.meshes.rules import PartitionRules
 
 ParameterClass = Literal["expert", "sharded", "replicated"]
@@ -28,9 +36,14 @@ class ParameterTensor:
     """Parameters of this tensor on one device."""
     return math.prod(rules.local_shape(self.role, self.letters, self.shape))
 
+  @property
+  def is_matrix(self) -> bool:
+    """Whether tokens are multiplied with it: not a norm, a bias or a sink."""
+    return self.role != "norm" and not self.name.endswith(("norm", "bias", "sinks"))
+
   def dtype(self, precision: Precision) -> str:
-    """Stored dtype: norms and routers are kept out of 8 bits."""
-    return precision.sensitive_weights if self.role in ("norm", "router") else precision.weights
+    """Stored dtype: routers and all but matrices are kept out of 8 bits."""
+    return precision.weights if self.is_matrix and self.role != "router" else precision.sensitive_weights
 
   def local_bytes(self, rules: PartitionRules, precision: Precision) -> int:
     return self.local_count(rules) * ITEM_BYTES[self.dtype(precision)]
@@ -39,44 +52,37 @@ class ParameterTensor:
     """`expert` divides by expert and width axes, `sharded` by attention or vocabulary axes, `replicated` by stage."""
     if self.role == "expert":
       return "expert"
-    return "sharded" if self.role in ("attention", "vocabulary") else "replicated"
+    split = any(rules.axes(self.role, letter) for letter in self.letters.removeprefix("L"))
+    return "sharded" if split else "replicated"
 
 
 def parameter_tensors(model: ModelConfig) -> tuple[ParameterTensor, ...]:
-  """Every tensor of the model, layers stacked along L."""
-  sizes = {
-    "L": model.num_layers, "D": model.d_model, "H": model.num_heads, "G": model.num_kv_heads, "K": model.head_dim,
-    "E": model.num_experts, "F": model.d_expert, "V": model.vocab_size,
-  }  # fmt: skip
+  """Every tensor of the model, layers of one kind stacked along L and multi-token-prediction layers along Y."""
+  groups = [
+    ("", "", 1, outer_layout(model)),
+    ("layers/", "L", model.num_layers, attention_layout(model)),
+    ("layers/", "L", model.expert_layers, expert_layout(model)),
+    ("layers/", "L", model.dense_layers, dense_layout(model)),
+    ("mtp/", "Y", model.mtp_layers, prediction_layout(model)),
+  ]
   return tuple(
-    ParameterTensor(name, role, letters, tuple(sizes[letter] for letter in letters))
-    for name, role, letters in _layout(model)
+    _tensor(model, prefix + name, role, stack + letters, {stack: count} if stack else {})
+    for prefix, stack, count, layout in groups
+    if count
+    for name, role, letters in layout
   )
 
 
-def _layout(model: ModelConfig) -> list[tuple[str, str, str]]:
-  layout = [
-    ("embedding", "vocabulary", "VD"),
-    ("layers/attention_norm", "norm", "LD"),
-    ("layers/attention/query", "attention", "LDHK"),
-    ("layers/attention/key", "attention", "LDGK"),
-    ("layers/attention/value", "attention", "LDGK"),
-    ("layers/attention/output", "attention", "LHKD"),
-    ("layers/expert_norm", "norm", "LD"),
-    ("layers/router", "router", "LDE"),
-    ("layers/experts/up", "expert", "LEDF"),
-    ("layers/experts/down", "expert", "LEFD"),
-    ("final_norm", "norm", "D"),
-  ]
-  if model.gated:
-    layout.append(("layers/experts/gate", "expert", "LEDF"))
-  if not model.tied_embeddings:
-    layout.append(("head", "vocabulary", "DV"))
-  if model.query_key_norm == "head":
-    layout += [("layers/attention/query_norm", "norm", "LK"), ("layers/attention/key_norm", "norm", "LK")]
-  if model.query_key_norm == "projection":
-    layout += [("layers/attention/query_norm", "attention", "LHK"), ("layers/attention/key_norm", "attention", "LGK")]
-  return layout
+def layer_tensors(model: ModelConfig, layer: int) -> tuple[ParameterTensor, ...]:
+  """The tensors of one layer alone, without L; over all layers they add up to the stacked ones."""
+  dense = model.dense is not None and layer in model.dense.layers
+  layout = attention_layout(model) + (dense_layout(model) if dense else expert_layout(model))
+  return tuple(_tensor(model, f"layers/{name}", role, letters, {}) for name, role, letters in layout)
+
+
+def _tensor(model: ModelConfig, name: str, role: str, letters: str, stack: dict[str, int]) -> ParameterTensor:
+  sizes = {**letter_sizes(model), **stack}
+  return ParameterTensor(name, role, letters, tuple(sizes[letter] for letter in letters))
 
 
 def total_parameters(model: ModelConfig) -> int:
@@ -85,10 +91,9 @@ def total_parameters(model: ModelConfig) -> int:
 
 
 def active_parameters(model: ModelConfig) -> int:
-  """Parameters that one token uses: of the experts only those it visits."""
-  idle_share = 1 - model.experts_per_token / model.num_experts
-  expert = sum(tensor.count for tensor in parameter_tensors(model) if tensor.role == "expert")
-  return total_parameters(model) - round(expert * idle_share)
+  """Parameters that one token uses: of the routed experts only those it visits."""
+  tensors, visits = parameter_tensors(model), model.experts_per_token
+  return sum(t.count * visits // model.num_experts if t.role == "expert" else t.count for t in tensors)
 
 
 def parameters_by_class(model: ModelConfig, rules: PartitionRules) -> dict[ParameterClass, int]:

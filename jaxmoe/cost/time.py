@@ -5,7 +5,7 @@ import dataclasses
 from jaxmoe.config.deployment import Deployment
 from jaxmoe.config.job import ITEM_BYTES
 from jaxmoe.cost.collectives import collectives, ticks
-from jaxmoe.cost.flops import executed_flops
+from jaxmoe.cost.flops import executed_flops, expert_rows
 from jaxmoe.cost.memory import cache_bytes, optimizer_bytes
 from jaxmoe.cost.network import collective_s
 from jaxmoe.cost.parameters import local_parameter_bytes, parameter_tensors
@@ -79,7 +79,7 @@ def _layer_weight_bytes(d: Deployment) -> int:
 def _activation_traffic_bytes(d: Deployment) -> float:
   m, item = d.model, ITEM_BYTES[d.job.precision.compute]
   heads = (m.num_heads + m.num_kv_heads) // d.rules.shards("attention", "H")
-  rows = m.num_experts * (d.expert_capacity if d.job.transport == "capacity" else d.dispatch_tokens)
+  rows = expert_rows(d).expected
   width = m.d_expert // d.rules.shards("expert", "F")
   attention = d.microbatch_tokens * (2 * m.d_model + 2 * heads * m.head_dim)
   return item * (attention + rows * (2 * m.d_model + m.expert_matrices * width))

@@ -14,8 +14,8 @@ from jaxmoe.model.router import Routing
 
 def dispatch(deployment: Deployment, experts, x_TD, routing: Routing):
   """The transport that the job names."""
-  transport = {"capacity": capacity_all_to_all, "dense": dense_all_gather}[deployment.job.transport]
-  return transport(deployment, experts, x_TD, routing)
+  transports = {"capacity": capacity_all_to_all, "dense": dense_all_gather, "gather": dropless_all_gather}
+  return transports[deployment.job.transport](deployment, experts, x_TD, routing)
 
 
 def capacity_all_to_all(deployment: Deployment, experts, x_TD, routing: Routing):
@@ -46,6 +46,25 @@ def dense_all_gather(deployment: Deployment, experts, x_TD, routing: Routing):
   local_gate_TE = lax.all_to_all(gate_TE, axes, split_axis=1, concat_axis=0, tiled=True)
   x_ETD = jnp.broadcast_to(all_TD[None], (local_gate_TE.shape[1], *all_TD.shape))
   y_TD = jnp.sum(experts(x_ETD) * local_gate_TE.T[:, :, None], axis=0)
+  kept_TX = jnp.ones_like(routing.choices_TX, dtype=bool)
+  return lax.psum_scatter(y_TD, axes, scatter_dimension=0, tiled=True), kept_TX
+
+
+def dropless_all_gather(deployment: Deployment, experts, x_TD, routing: Routing):
+  """Every device takes from all tokens of its group the rows of its experts: exact, nothing dropped, no row twice."""
+  T, X = routing.choices_TX.shape
+  axes, E = deployment.strategy.experts_over, experts.count
+  all_TD, gates_TX, choices_TX = (
+    lax.all_gather(part, axes, axis=0, tiled=True) for part in (x_TD, routing.gates_TX, routing.choices_TX)
+  )
+  expert_N = choices_TX.reshape(-1) - lax.axis_index(axes) * E
+  expert_N = jnp.where((expert_N >= 0) & (expert_N < E), expert_N, E)
+  # A token has at most one row at each expert, so its rows here are at most as many as its choices or our experts.
+  order_N = jnp.argsort(expert_N, stable=True)[: all_TD.shape[0] * min(X, E)]
+  sizes_E = jnp.zeros(E, jnp.int32).at[expert_N].add(1, mode="drop")
+  y_ND = experts.rows(all_TD[order_N // X], sizes_E, expected_rows=T * X)  # our share of the group's choices
+  weighted_ND = gates_TX.reshape(-1)[order_N].astype(y_ND.dtype)[:, None] * y_ND
+  y_TD = jnp.zeros_like(all_TD).at[order_N // X].add(weighted_ND)
   kept_TX = jnp.ones_like(routing.choices_TX, dtype=bool)
   return lax.psum_scatter(y_TD, axes, scatter_dimension=0, tiled=True), kept_TX
 

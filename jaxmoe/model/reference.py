@@ -88,7 +88,7 @@ def mixture(model: ModelConfig, p, x_BSD, group_tokens: int, capacity: int | Non
   chosen_TXE = order[:, :, None] == jnp.arange(E)[None, None, :]
   weight_TE = jnp.sum(jnp.where(chosen_TXE & kept[:, :, None], gates[:, :, None], 0), axis=1)
   y = jnp.einsum("te,etd->td", weight_TE.astype(x.dtype), all_experts(model, jax.tree.map(cast, p["experts"]), x))
-  balance = E * jnp.sum(jax.lax.stop_gradient(chosen_TXE.mean((0, 1))) * probabilities.mean(0))
+  balance = E * jnp.sum(jax.lax.stop_gradient(chosen_TXE.astype(wide).mean((0, 1))) * probabilities.mean(0))
   return y.reshape(B, S, D), balance, 1 - kept.mean()
 
 

@@ -8,7 +8,6 @@ from jaxmoe.meshes.axes import label
 from jaxmoe.report import units
 from jaxmoe.report.table import Table
 
-
 # What one step's time is to its user.
 LATENCY = {"train": "step time", "prefill": "latency (to the first token)", "decode": "latency (of one token)"}
 

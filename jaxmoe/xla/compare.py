@@ -106,6 +106,9 @@ def _flops(d: Deployment, compiled: CompiledStep) -> Iterable[Check]:
   for part, found in compiled.flops_by_part.items():
     yield _flop_check(f"{part} matmuls", executed.get(part, 0.0), found)
   yield _flop_check("all matmuls", executed_flops(d).total, compiled.flops)
+  most = executed_flops(d, heaviest_routing=True).total
+  if most != executed_flops(d).total:
+    yield _flop_check("all matmuls, heaviest routing", most, compiled.flops_at_most)
 
 
 def _flop_check(name: str, expected: float, found: float) -> Check:

@@ -18,6 +18,7 @@ from jaxmoe.xla.hlo import Module
 from jaxmoe.xla.memory import CompiledMemory, compiled_memory
 from jaxmoe.xla.partitioned import compile_with_partitioned
 from jaxmoe.xla.program import build_program
+from jaxmoe.xla.walk import Declared
 
 Progress = Callable[[str], None]
 
@@ -28,7 +29,8 @@ class CompiledStep:
 
   Attributes:
     class_bytes, output_class_bytes: bytes of the module's own arguments and results, by class.
-    flops: matmul FLOPs of the optimised module.
+    flops: matmul FLOPs of the optimised module, as expected where the routing decides.
+    flops_at_most: the same with the heaviest routing.
     flops_by_part: of the partitioned program, where every operation still bears its scope.
     partitioned, optimised: collectives before and after the backend's passes.
     seconds: of each phase.
@@ -38,6 +40,7 @@ class CompiledStep:
   output_class_bytes: dict[str, int]
   memory: CompiledMemory
   flops: float
+  flops_at_most: float
   flops_by_part: dict[str, float]
   partitioned: list[Collective]
   optimised: list[Collective]
@@ -64,6 +67,7 @@ def compile_step(deployment: Deployment, progress: Progress = lambda _: None) ->
       output_class_bytes=_class_bytes(program.outputs(lowered), [int(s.bytes) for s in optimised.entry.root.shapes]),
       memory=compiled_memory(compiled),
       flops=matmul_flops(optimised).total,
+      flops_at_most=matmul_flops(optimised, Declared(loops_at_most=True)).total,
       flops_by_part=_by_part(flops),
       partitioned=collectives(partitioned, axis_sizes),
       optimised=collectives(optimised, axis_sizes),

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 
 from jaxmoe.config.deployment import Deployment
+from jaxmoe.meshes.errors import UsageError
+from jaxmoe.model.support import check_supported
 from jaxmoe.xla.child import run_in_child
 from jaxmoe.xla.target import Target
 
@@ -11,9 +13,13 @@ def verify(deployment: Deployment, target: str, progress: Callable[[str], None] 
   """The `Comparison` of `deployment` on `target` (`cpu`, `cpu:N`); this process does not need the devices.
 
   Raises:
-    UsageError: the target is unknown or too small.
+    UsageError: the target is unknown or too small, or the model cannot be run.
     ChildFailed: the compiler died.
   """
+  try:
+    check_supported(deployment.model)
+  except NotImplementedError as error:
+    raise UsageError(str(error)) from error
   devices = Target.parse(target).device_count(deployment)
   compiled = run_in_child("jaxmoe.xla.compiled:compile_step", deployment, devices=devices, progress=progress)
   from jaxmoe.xla.compare import compare  # imports jaxlib, which nothing before the compile needs

@@ -10,7 +10,6 @@ from jaxmoe.xla import opcodes, scopes
 from jaxmoe.xla.hlo import Instruction, Module
 from jaxmoe.xla.loops import Frame, Site, trip_count
 
-
 _DECLARED_LOOP = re.compile(r"loop\[expected=(?P<expected>[\d.e+-]+),max=(?P<max>[\d.e+-]+)\]")
 
 

@@ -1,0 +1,430 @@
+"""The families that `config.json` is read of: for each, where its model code differs from the plain decoder's."""
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from jaxmoe.config.files import got
+from jaxmoe.config.huggingface_base import Count, DecoderConfig, Epsilon, FamilyConfig, Positive, experts_named
+from jaxmoe.config.huggingface_dbrx import Dbrx
+from jaxmoe.config.model import Activation, Norm, QueryKeyNorm
+from jaxmoe.config.parts import (
+  Biases,
+  DenseLayers,
+  LatentAttention,
+  Multipliers,
+  Rotary,
+  Routing,
+  Score,
+  SharedExpert,
+)
+from jaxmoe.config.schema import Size
+
+
+class _Mixtral(DecoderConfig):
+  """Here, as in OLMoE, gpt-oss, Phi-3.5-MoE and Granite, `intermediate_size` is the width of one expert."""
+
+  default_rope_theta: ClassVar[float] = 1e6
+
+  intermediate_size: Size
+
+  @property
+  def d_expert(self) -> int:
+    return self.intermediate_size
+
+
+class _Olmoe(DecoderConfig):
+  may_have_attention_bias: ClassVar[bool] = True
+
+  intermediate_size: Size
+  norm_topk_prob: bool = False
+  router_aux_loss_coef: Annotated[float, Field(ge=0)] = 0.01
+  clip_qkv: Positive | None = None
+
+  @property
+  def d_expert(self) -> int:
+    return self.intermediate_size
+
+  @property
+  def query_key_norm(self) -> QueryKeyNorm:
+    return "projection"
+
+  @property
+  def normalises_topk(self) -> bool:
+    return self.norm_topk_prob
+
+  @property
+  def clip(self) -> float | None:
+    return self.clip_qkv
+
+
+class _Qwen(DecoderConfig):
+  """Experts are as wide as `moe_intermediate_size`, dense layers as `intermediate_size`."""
+
+  moe_intermediate_size: Size
+  intermediate_size: Size | None = None
+  norm_topk_prob: bool = False
+  rms_norm_eps: Epsilon = 1e-6
+  use_sliding_window: bool = False
+  decoder_sparse_step: Size = 1
+  mlp_only_layers: list[int] | None = None
+
+  @property
+  def d_expert(self) -> int:
+    return self.moe_intermediate_size
+
+  @property
+  def normalises_topk(self) -> bool:
+    return self.norm_topk_prob
+
+  @property
+  def window(self) -> int | None:
+    return self.sliding_window if self.use_sliding_window else None
+
+  def _dense_layers(self) -> tuple[int, ...]:
+    step, named = self.decoder_sparse_step, self.mlp_only_layers or ()
+    return tuple(layer for layer in range(self.num_hidden_layers) if layer in named or (layer + 1) % step)
+
+  @property
+  def dense(self) -> DenseLayers | None:
+    return _dense(self._dense_layers(), self.intermediate_size)
+
+  def refusals(self) -> Iterator[str]:
+    yield from super().refusals()
+    if self._dense_layers() and self.intermediate_size is None:
+      yield "intermediate_size is missing; add it: mlp_only_layers or decoder_sparse_step make layers dense"
+    if self.window is not None and self.layer_types is None:
+      yield "sliding_window: expected null without layer_types, for versions of the code differ in where it slides"
+
+
+class _Qwen2Moe(_Qwen):
+  shared_expert_intermediate_size: Size = 5632
+  qkv_bias: bool = True
+
+  @property
+  def shared(self) -> SharedExpert:
+    return SharedExpert(d_hidden=self.shared_expert_intermediate_size, weighed=True)
+
+  @property
+  def biases(self) -> Biases:
+    return Biases(query_key_value=self.qkv_bias)
+
+
+class _Qwen3Moe(_Qwen):
+  may_have_attention_bias: ClassVar[bool] = True
+
+  @property
+  def query_key_norm(self) -> QueryKeyNorm:
+    return "head"
+
+
+class _Glm4Moe(DecoderConfig):
+  """Leading dense layers, shared experts, and a router as in DeepSeek-V3."""
+
+  may_have_attention_bias: ClassVar[bool] = True
+  default_dense: ClassVar[int] = 1
+
+  num_experts: Annotated[Size, experts_named("n_routed_experts", "num_experts", "num_local_experts")]
+  moe_intermediate_size: Size
+  intermediate_size: Size
+  first_k_dense_replace: Count | None = None
+  n_shared_experts: Count | None = 1
+  n_group: Size | None = 1
+  topk_group: Size | None = 1
+  routed_scaling_factor: Positive = 1.0
+  norm_topk_prob: bool = True
+  use_qk_norm: bool = False
+  partial_rotary_factor: Annotated[float, Field(gt=0, le=1)] | None = 0.5
+  num_nextn_predict_layers: Count | None = 0
+
+  @property
+  def d_expert(self) -> int:
+    return self.moe_intermediate_size
+
+  @property
+  def normalises_topk(self) -> bool:
+    return self.norm_topk_prob
+
+  @property
+  def query_key_norm(self) -> QueryKeyNorm:
+    return "head" if self.use_qk_norm else "none"
+
+  @property
+  def prediction_layers(self) -> int:
+    return self.num_nextn_predict_layers or 0
+
+  def _dense_layers(self) -> tuple[int, ...]:
+    count = self.default_dense if self.first_k_dense_replace is None else self.first_k_dense_replace
+    return tuple(range(min(count, self.num_hidden_layers)))
+
+  @property
+  def dense(self) -> DenseLayers | None:
+    return _dense(self._dense_layers(), self.intermediate_size)
+
+  @property
+  def shared(self) -> SharedExpert | None:
+    width = (self.n_shared_experts or 0) * self.moe_intermediate_size
+    return SharedExpert(d_hidden=width) if width else None
+
+  @property
+  def routing(self) -> Routing:
+    return self._grouped(score="sigmoid", selection_bias=True)
+
+  def _grouped(self, *, score: Score, selection_bias: bool) -> Routing:
+    groups, visited = self.n_group or 1, self.topk_group or self.n_group or 1
+    return Routing(
+      score=score, selection_bias=selection_bias, groups=groups, groups_per_token=visited,
+      scale=float(self.routed_scaling_factor),
+    )  # fmt: skip
+
+  @property
+  def biases(self) -> Biases:
+    return Biases(query_key_value=self.attention_bias)
+
+
+class _DeepseekV3(_Glm4Moe):
+  """Adds multi-head latent attention; files carry a `head_dim` of other meaning, and K/V heads that do not exist."""
+
+  may_have_attention_bias: ClassVar[bool] = False
+  default_dense: ClassVar[int] = 3
+
+  kv_lora_rank: Size = 512
+  q_lora_rank: Size | None = 1536
+  qk_nope_head_dim: Size = 128
+  qk_rope_head_dim: Size = 64
+  v_head_dim: Size = 128
+  moe_layer_freq: Size = 1
+  n_group: Size | None = 8
+  topk_group: Size | None = 4
+  routed_scaling_factor: Positive = 2.5
+  rms_norm_eps: Epsilon = 1e-6
+  scoring_func: Literal["sigmoid", "softmax"] = "sigmoid"
+  topk_method: Literal["noaux_tc", "greedy", "group_limited_greedy"] = "noaux_tc"
+  partial_rotary_factor: Annotated[float, Field(gt=0, le=1)] | None = None
+
+  @property
+  def kv_heads(self) -> int:
+    return self.num_attention_heads
+
+  @property
+  def head_width(self) -> int:
+    return self.qk_nope_head_dim + self.qk_rope_head_dim
+
+  @property
+  def latent(self) -> LatentAttention:
+    return LatentAttention(
+      query_rank=self.q_lora_rank,
+      rank=self.kv_lora_rank,
+      plain_dim=self.qk_nope_head_dim,
+      rotary_dim=self.qk_rope_head_dim,
+      value_dim=self.v_head_dim,
+    )
+
+  def _dense_layers(self) -> tuple[int, ...]:
+    every = (layer for layer in range(self.num_hidden_layers) if layer % self.moe_layer_freq)
+    return tuple(sorted({*super()._dense_layers(), *every}))
+
+  @property
+  def routing(self) -> Routing:
+    return self._grouped(score=self.scoring_func, selection_bias=self.topk_method == "noaux_tc")
+
+
+class _DeepseekV2(_DeepseekV3):
+  """Chooses by softmax, at most within the best groups, and has no selection bias."""
+
+  default_dense: ClassVar[int] = 0
+
+  n_shared_experts: Count | None = 2
+  n_group: Size | None = None
+  topk_group: Size | None = None
+  routed_scaling_factor: Positive = 1.0
+  norm_topk_prob: bool = False
+  scoring_func: Literal["sigmoid", "softmax"] = "softmax"
+  topk_method: Literal["noaux_tc", "greedy", "group_limited_greedy"] = "greedy"
+
+  @property
+  def routing(self) -> Routing:
+    if self.topk_method == "greedy":
+      return Routing(score=self.scoring_func, scale=float(self.routed_scaling_factor))
+    return super().routing
+
+
+class _GptOss(_Mixtral):
+  """Sinks and biases everywhere are in the code, not in the file; every other layer slides, the first one does."""
+
+  default_rope_theta: ClassVar[float] = 150_000.0
+  may_have_attention_bias: ClassVar[bool] = True
+
+  head_dim: Size | None = 64
+  attention_bias: bool = True
+  sliding_window: int | None = 128
+
+  @property
+  def activation(self) -> Activation:
+    return "clamped_silu"
+
+  @property
+  def sinks(self) -> bool:
+    return True
+
+  @property
+  def biases(self) -> Biases:
+    return Biases(query_key_value=self.attention_bias, output=self.attention_bias, router=True, expert=True)
+
+  def kinds_of_layers(self) -> list[str]:
+    if self.layer_types is not None:
+      return self.layer_types
+    kinds = ("sliding_attention", "full_attention")
+    return [kinds[layer % 2] for layer in range(self.num_hidden_layers)]
+
+  @property
+  def rotary(self) -> Rotary:
+    plain = self.rope_scaling is None and self.rope_parameters is None
+    return Rotary(scaling="yarn") if plain else super().rotary
+
+
+class _Llama4(DecoderConfig):
+  """Experts and the shared one are as wide as `intermediate_size`, dense layers as `intermediate_size_mlp`."""
+
+  default_rope_theta: ClassVar[float] = 500_000.0
+  may_have_attention_bias: ClassVar[bool] = True
+
+  intermediate_size: Size
+  intermediate_size_mlp: Size = 16384
+  head_dim: Size | None = 128
+  num_experts_per_tok: Size = 1
+  moe_layers: list[Count] | None = None
+  interleave_moe_layer_step: Size = 1
+  use_qk_norm: bool = True
+  no_rope_layers: list[int] | None = None
+  no_rope_layer_interval: Size = 4
+  attention_chunk_size: Size | None = 8192
+  attn_temperature_tuning: bool | int = True
+
+  @property
+  def d_expert(self) -> int:
+    return self.intermediate_size
+
+  @property
+  def query_key_norm(self) -> QueryKeyNorm:
+    return "unit" if self.use_qk_norm else "none"
+
+  @property
+  def normalises_topk(self) -> bool:
+    return False
+
+  @property
+  def window(self) -> int | None:
+    return self.attention_chunk_size
+
+  def kinds_of_layers(self) -> list[str]:
+    if self.layer_types is not None:
+      return self.layer_types
+    skipped = self._without_positions()
+    near = "full_attention" if self.window is None else "chunked_attention"
+    return ["full_attention" if layer in skipped else near for layer in range(self.num_hidden_layers)]
+
+  def _without_positions(self) -> tuple[int, ...]:
+    """The file's 0 entries, or else every fourth layer."""
+    if self.no_rope_layers:
+      return tuple(layer for layer, turns in enumerate(self.no_rope_layers) if not turns)
+    step = self.no_rope_layer_interval
+    return tuple(range(step - 1, self.num_hidden_layers, step))
+
+  @property
+  def dense(self) -> DenseLayers | None:
+    step = self.interleave_moe_layer_step
+    sparse = range(step - 1, self.num_hidden_layers, step) if self.moe_layers is None else self.moe_layers
+    return _dense([n for n in range(self.num_hidden_layers) if n not in sparse], self.intermediate_size_mlp)
+
+  @property
+  def shared(self) -> SharedExpert:
+    return SharedExpert(d_hidden=self.intermediate_size)
+
+  @property
+  def routing(self) -> Routing:
+    return Routing(score="sigmoid", scales_input=True)
+
+  @property
+  def rotary(self) -> Rotary:
+    plain = super().rotary
+    return Rotary(
+      scaling=plain.scaling, share=plain.share, skipped_layers=self._without_positions(),
+      tempered=bool(self.attn_temperature_tuning),
+    )  # fmt: skip
+
+  def refusals(self) -> Iterator[str]:
+    yield from super().refusals()
+    if self.no_rope_layers and len(self.no_rope_layers) != self.num_hidden_layers:
+      yield f"no_rope_layers: expected {self.num_hidden_layers} entries, got {len(self.no_rope_layers)}"
+    beyond = [layer for layer in self.moe_layers or () if layer >= self.num_hidden_layers]
+    if beyond:
+      yield f"moe_layers: expected layers below {self.num_hidden_layers}, got {got(beyond[0])}"
+
+
+class _Phimoe(_Mixtral):
+  """LayerNorms with biases, and a router that is no softmax."""
+
+  may_have_attention_bias: ClassVar[bool] = True
+
+  lm_head_bias: bool = False
+
+  @property
+  def norm(self) -> Norm:
+    return "layer"
+
+  @property
+  def normalises_topk(self) -> bool:
+    return False
+
+  @property
+  def routing(self) -> Routing:
+    return Routing(score="sparsemixer")
+
+  @property
+  def biases(self) -> Biases:
+    return Biases(
+      query_key_value=self.attention_bias, output=self.attention_bias, norm=True, head=self.lm_head_bias
+    )  # fmt: skip
+
+
+class _GraniteMoe(_Mixtral):
+  default_rope_theta: ClassVar[float] = 10_000.0
+  may_have_attention_bias: ClassVar[bool] = True
+
+  rms_norm_eps: Epsilon = 1e-6
+  embedding_multiplier: float = 1.0
+  attention_multiplier: float = 1.0
+  residual_multiplier: float = 1.0
+  logits_scaling: Positive = 1.0
+
+  @property
+  def multipliers(self) -> Multipliers:
+    return Multipliers(
+      embedding=float(self.embedding_multiplier),
+      attention=float(self.attention_multiplier),
+      residual=float(self.residual_multiplier),
+      logits=float(self.logits_scaling),
+    )
+
+
+def _dense(layers: Any, width: int | None) -> DenseLayers | None:
+  return DenseLayers(layers=tuple(layers), d_hidden=width) if layers and width is not None else None
+
+
+FAMILIES: Mapping[str, type[FamilyConfig]] = {
+  "mixtral": _Mixtral,
+  "qwen2_moe": _Qwen2Moe,
+  "qwen3_moe": _Qwen3Moe,
+  "olmoe": _Olmoe,
+  "deepseek_v2": _DeepseekV2,
+  "deepseek_v3": _DeepseekV3,
+  "kimi_k2": _DeepseekV3,
+  "gpt_oss": _GptOss,
+  "dbrx": Dbrx,
+  "llama4_text": _Llama4,
+  "phimoe": _Phimoe,
+  "glm4_moe": _Glm4Moe,
+  "granitemoe": _GraniteMoe,
+}

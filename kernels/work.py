@@ -1,0 +1,66 @@
+"""How much work a grouped matmul does when only the routing decides: expected, and at most. Plain numbers, no jax.
+
+Expected means that rows fall on experts uniformly at random. The array of rows may be longer than the rows that are
+expected in it: a caller that must have room for the worst routing says what to expect with `expecting`.
+"""
+
+import contextlib
+import contextvars
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+# Measured on 2 cores (benchmarks/kernels_cpu.py): smaller tiles pack the weights more often, larger ones pad more rows.
+TILE_STEP = 8
+LARGEST_TILE = 128
+
+_expected_rows: contextvars.ContextVar[float | None] = contextvars.ContextVar("expected_rows", default=None)
+
+
+class Trips(NamedTuple):
+  """How often a loop runs: as expected, and at most."""
+
+  expected: float
+  most: float
+
+
+@contextlib.contextmanager
+def expecting(rows: float | None) -> Iterator[None]:
+  """While tracing: grouped matmuls expect `rows` rows in their arrays; None, as many as fit."""
+  token = _expected_rows.set(rows)
+  try:
+    yield
+  finally:
+    _expected_rows.reset(token)
+
+
+def expected_rows(num_rows: int) -> float:
+  """Rows expected in an array of `num_rows`."""
+  rows = _expected_rows.get()
+  return num_rows if rows is None else min(rows, num_rows)
+
+
+def tile_rows(num_rows: int, num_experts: int) -> int:
+  """Rows of a tile: three quarters of the mean rows of an expert, in steps of 8, within limits and the array."""
+  steps = math.ceil(3 * expected_rows(num_rows) / (4 * num_experts * TILE_STEP))
+  return min(num_rows, LARGEST_TILE, max(1, steps) * TILE_STEP)
+
+
+def expert_trips(num_rows: int, num_experts: int) -> Trips:
+  """Experts that have rows."""
+  return Trips(num_experts * (1 - (1 - 1 / num_experts) ** expected_rows(num_rows)), min(num_experts, num_rows))
+
+
+def tile_trips(num_rows: int, num_experts: int, tile: int) -> Trips:
+  """Tiles of one expert that has rows: the last one is half full if sizes are spread evenly."""
+  experts = expert_trips(num_rows, num_experts)
+  most = (num_rows + experts.most * (tile - 1)) // tile
+  expected = expected_rows(num_rows) / tile + experts.expected * (tile - 1) / (2 * tile)
+  return Trips(min(max(expected, experts.expected), most) / experts.expected, most / experts.most)
+
+
+def tiled_rows(num_rows: int, num_experts: int) -> Trips:
+  """Rows that a grouped matmul multiplies, padding of the last tiles included."""
+  tile = tile_rows(num_rows, num_experts)
+  experts, tiles = expert_trips(num_rows, num_experts), tile_trips(num_rows, num_experts, tile)
+  return Trips(experts.expected * tiles.expected * tile, experts.most * tiles.most * tile)
