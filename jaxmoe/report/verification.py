@@ -44,6 +44,7 @@ def document(c: Comparison) -> dict[str, Any]:
     ],
     "flops": {"executed": c.compiled.flops, "useful": c.useful_flops},
     "memory_bytes": {**dataclasses.asdict(c.compiled.memory), "total_bytes": c.compiled.memory.total_bytes},
+    "padding_bytes": {"arguments": c.compiled.argument_padding_bytes, "aliases": c.compiled.alias_padding_bytes},
     "seconds": c.compiled.seconds,
     "instructions": c.compiled.instructions,
     "versions": c.compiled.versions,
@@ -95,16 +96,19 @@ def _rewrites(c: Comparison) -> Table:
 
 
 def _shown(c: Comparison) -> Table:
-  memory = c.compiled.memory
+  memory, padding = c.compiled.memory, c.compiled.argument_padding_bytes
+  useful = units.percent(c.useful_flops / c.compiled.flops)
   rows = [
     ("temp memory", units.bytes_(memory.temp_bytes), "compiled; the backend's own affair, not judged"),
-    ("argument + output + temp - alias", units.bytes_(memory.total_bytes), "compiled; CPU widens 8 and 16 bits to 32"),
-    (
-      "useful FLOPs",
-      units.flops(c.useful_flops),
-      f"formula; {units.percent(c.useful_flops / c.compiled.flops)} of executed",
-    ),
+    ("argument + output + temp - alias", units.bytes_(memory.total_bytes), f"compiled; {_caution(c.target)}"),
+    ("padding of arguments", units.bytes_(padding), "compiled; left out of the checks"),
+    ("useful FLOPs", units.flops(c.useful_flops), f"formula; {useful} of executed"),
     ("compile time", units.seconds(c.compiled.seconds["compile"]), "measured"),
     ("versions", ", ".join(f"{k} {v}" for k, v in c.compiled.versions.items()), ""),
   ]
   return Table("Shown, not judged", ["what", "value", "source"], rows)
+
+
+def _caution(target: str) -> str:
+  """What to know about a target's memory figures."""
+  return "the CPU backend widens 8 and 16 bits to 32" if target.startswith("cpu") else "as the compiler allocates it"

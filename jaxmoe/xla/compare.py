@@ -89,9 +89,10 @@ def _bytes(d: Deployment, compiled: CompiledStep) -> Iterable[Check]:
     classes["cache"] = predicted.cache
   for name, expected in classes.items():
     yield _byte_check(name, expected, compiled.class_bytes[name])
-  yield _byte_check("arguments", sum(classes.values()), compiled.memory.argument_bytes)
+  unpadded = compiled.memory.argument_bytes - compiled.argument_padding_bytes
+  yield _byte_check("arguments", sum(classes.values()), unpadded)
   updated = predicted.parameters + predicted.optimizer if train else classes.get("cache", 0)
-  yield _byte_check("updated in place", updated, compiled.memory.alias_bytes)
+  yield _byte_check("updated in place", updated, compiled.memory.alias_bytes - compiled.alias_padding_bytes)
   if d.job.kind == "prefill":
     yield _byte_check("cache", predicted.cache, compiled.output_class_bytes["cache"])
 

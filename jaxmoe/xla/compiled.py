@@ -11,10 +11,11 @@ import jax
 from jaxmoe import __version__
 from jaxmoe.config.deployment import Deployment
 from jaxmoe.meshes.axes import AXES
-from jaxmoe.meshes.build import build_mesh
+from jaxmoe.meshes.build import build_mesh, topology_devices
 from jaxmoe.xla.collectives import Collective, collectives
 from jaxmoe.xla.flops import FlopCount, matmul_flops
 from jaxmoe.xla.hlo import Module
+from jaxmoe.xla.layout import aliased_arguments, argument_padding
 from jaxmoe.xla.memory import CompiledMemory, compiled_memory
 from jaxmoe.xla.partitioned import compile_with_partitioned
 from jaxmoe.xla.program import build_program
@@ -29,6 +30,7 @@ class CompiledStep:
 
   Attributes:
     class_bytes, output_class_bytes: bytes of the module's own arguments and results, by class.
+    argument_padding_bytes, alias_padding_bytes: what tiles that are not full add to `memory`.
     flops: matmul FLOPs of the optimised module, as expected where the routing decides.
     flops_at_most: the same with the heaviest routing.
     flops_by_part: of the partitioned program, where every operation still bears its scope.
@@ -39,6 +41,8 @@ class CompiledStep:
   class_bytes: dict[str, int]
   output_class_bytes: dict[str, int]
   memory: CompiledMemory
+  argument_padding_bytes: int
+  alias_padding_bytes: int
   flops: float
   flops_at_most: float
   flops_by_part: dict[str, float]
@@ -49,12 +53,19 @@ class CompiledStep:
   versions: dict[str, str]
 
 
-def compile_step(deployment: Deployment, progress: Progress = lambda _: None) -> CompiledStep:
-  """Lowers from shapes alone, compiles, and walks the partitioned and the optimised module."""
+def compile_step(
+  deployment: Deployment, topology: str | None = None, progress: Progress = lambda _: None
+) -> CompiledStep:
+  """Lowers from shapes alone, compiles, and walks the partitioned and the optimised module.
+
+  Args:
+    topology: a TPU slice to compile for; None for this process's devices.
+  """
   clock = _Clock(progress)
   axis_sizes = {axis: deployment.strategy.size(axis) for axis in AXES}
   with clock("build", f"building the {deployment.job.kind} step for {deployment.strategy.devices} devices"):
-    program = build_program(deployment, build_mesh(deployment.strategy))
+    devices = topology_devices(topology) if topology else None
+    program = build_program(deployment, build_mesh(deployment.strategy, devices))
   with clock("lower", "lowering from shapes"):
     lowered = program.lower()
   with clock("compile", f"compiling for {deployment.strategy.devices} devices"):
@@ -66,6 +77,7 @@ def compile_step(deployment: Deployment, progress: Progress = lambda _: None) ->
       class_bytes=_class_bytes(program.arguments, _argument_bytes(optimised)),
       output_class_bytes=_class_bytes(program.outputs(lowered), [int(s.bytes) for s in optimised.entry.root.shapes]),
       memory=compiled_memory(compiled),
+      **_padding(optimised.header),
       flops=matmul_flops(optimised).total,
       flops_at_most=matmul_flops(optimised, Declared(loops_at_most=True)).total,
       flops_by_part=_by_part(flops),
@@ -89,6 +101,14 @@ def _argument_bytes(module: Module) -> list[int]:
   """The entry computation's parameters are the flattened arguments in order."""
   entry = [x for x in module.entry.instructions if x.opcode == "parameter"]
   return [int(x.shape.bytes) for x in sorted(entry, key=lambda x: int(x.literal))]
+
+
+def _padding(header: str) -> dict[str, int]:
+  padding = argument_padding(header)
+  return {
+    "argument_padding_bytes": sum(padding),
+    "alias_padding_bytes": sum(padding[number] for number in aliased_arguments(header)),
+  }
 
 
 def _class_bytes(classes: dict[str, Any], leaf_bytes: list[int]) -> dict[str, int]:

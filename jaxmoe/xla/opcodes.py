@@ -37,8 +37,8 @@ MATMUL_CUSTOM_CALLS = frozenset({"__onednn$matmul", "__cublas$gemm", "__cublas$l
 
 OTHER_CUSTOM_CALLS = frozenset(
   {
-    "AllocateBuffer", "AssumeGatherIndicesInBound", "GatherScatterIndicesBitpacked", "MoveToDevice", "MoveToHost",
-    "SPMDFullToShardShape", "SPMDShardToFullShape", "Sharding", "TopK", "annotate_device_placement",
+    "AllocateBuffer", "AssumeGatherIndicesInBound", "ConcatBitcast", "GatherScatterIndicesBitpacked", "MoveToDevice",
+    "MoveToHost", "SPMDFullToShardShape", "SPMDShardToFullShape", "Sharding", "TopK", "annotate_device_placement",
   }
 )  # fmt: skip
 

@@ -10,7 +10,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from jaxmoe.xla.hlo import Module
 
 _PASS = "spmd-partition.*"
-_PARTITIONED = "*.after_spmd-partitioning.*.txt"
+_PARTITIONED = "*.after_*spmd-partitioning.*.txt"  # on TPU the pass is called tpu-spmd-partitioning
 _LOWERED = "*.before_optimizations.txt"
 
 

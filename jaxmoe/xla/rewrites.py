@@ -35,7 +35,7 @@ class Rewrite:
   """How the traffic of one (kind, axes) came about.
 
   Attributes:
-    names: `same`; or `widened` (16 bits to 32, 8 to 16) and `combined` (the same elements in fewer
+    names: `same`; or `widened` (16 bits to 32, 8 to 16) or `narrowed` (32 to 16), and `combined` (as many elements in fewer
       operations) or `split` (in more); `removed` (fewer elements: dead or merged);
       `reduce_scatter_as_all_reduce`; `reordered` (an all-reduce moved across a reduce-scatter); or
       `unplanned`: no rewrite explains it.
@@ -94,11 +94,14 @@ def _names(planned: Traffic, actual: Traffic) -> tuple[str, ...]:
     return ("unplanned",)
   if not math.isclose(actual.elements, planned.elements):
     return ("removed",)
-  names = []
+  names: list[str] = []
   if not math.isclose(actual.payload_bytes, planned.payload_bytes):
-    if not planned.payload_bytes < actual.payload_bytes <= planned.widened_bytes * (1 + 1e-9):
+    if planned.payload_bytes / 2 <= actual.payload_bytes < planned.payload_bytes:
+      names.append("narrowed")
+    elif planned.payload_bytes < actual.payload_bytes <= planned.widened_bytes * (1 + 1e-9):
+      names.append("widened")
+    else:
       return ("unplanned",)
-    names.append("widened")
   if not math.isclose(actual.operations, planned.operations):
     names.append("combined" if actual.operations < planned.operations else "split")
   return tuple(names) or ("same",)

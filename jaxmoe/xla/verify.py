@@ -10,18 +10,22 @@ from jaxmoe.xla.target import Target
 
 
 def verify(deployment: Deployment, target: str, progress: Callable[[str], None] = lambda _: None):
-  """The `Comparison` of `deployment` on `target` (`cpu`, `cpu:N`); this process does not need the devices.
+  """The `Comparison` of `deployment` on `target` (`Target.parse`); this process does not need the devices.
 
   Raises:
-    UsageError: the target is unknown or too small, or the model cannot be run.
+    MissingError: the target's compiler is not installed.
+    UsageError: the target is unknown or of the wrong size, or the model cannot be run.
     ChildFailed: the compiler died.
   """
   try:
     check_supported(deployment.model)
   except NotImplementedError as error:
     raise UsageError(str(error)) from error
-  devices = Target.parse(target).device_count(deployment)
-  compiled = run_in_child("jaxmoe.xla.compiled:compile_step", deployment, devices=devices, progress=progress)
+  parsed = Target.parse(target)
+  devices = parsed.fake_devices(deployment)
+  compiled = run_in_child(
+    "jaxmoe.xla.compiled:compile_step", deployment, parsed.topology, devices=devices, progress=progress
+  )
   from jaxmoe.xla.compare import compare  # imports jaxlib, which nothing before the compile needs
 
   return compare(deployment, target, compiled)
