@@ -215,3 +215,29 @@ ENTRY main {
     lhs_ragged_dims={0}, rhs_group_dims={0}
 }""")
   assert matmul_flops(module).total == 2 * 64 * 32 * 48
+
+
+ROUNDED_SUM = """HloModule rounded, num_partitions=1
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  ROOT %sum = f32[] add(%a, %b)
+}
+
+ENTRY %main (x: f16[3,5], y: f16[3,5]) -> f16[3] {
+  %x = f16[3,5] parameter(0)
+  %y = f16[3,5] parameter(1)
+  %multiply.1 = f16[3,5] multiply(%x, %y), metadata={op_name="multiply.1"}
+  %convert.1 = f32[3,5] convert(%multiply.1), metadata={op_name="convert.1"}
+  %zero = f32[] constant(0)
+  %reduce.1 = f32[3] reduce(%convert.1, %zero), dimensions={1}, to_apply=%add, metadata={op_name="reduce.1"}
+  ROOT %dot = f16[3] convert(%reduce.1), metadata={op_name="jit(f)/attention/bk,bk->b/dot_general"}
+}
+"""
+
+
+def test_a_dot_that_rounds_its_sum_bears_its_name_on_the_convert_only():
+  """As TPU spells one-row dots of 16-bit operands: multiply, widen, reduce, round."""
+  found = matmul_flops(Module.from_text(ROUNDED_SUM))
+  assert found.by_scope == {"attention": 2 * 3 * 5}

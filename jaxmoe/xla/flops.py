@@ -56,7 +56,7 @@ class _Counter:
   """FLOPs of one visit.
 
   A dot may end as a multiply (nothing to contract), or as a multiply without a name, summed by one or several
-  reduces of which the last bears the dot's name; such a chain counts once, at its last reduce.
+  reduces of which the last bears the dot's name, or a convert of it does; such a chain counts once, at its end.
   """
 
   def __init__(self, module: Module, declared: Declared):
@@ -64,10 +64,12 @@ class _Counter:
     self._summed: dict[Instruction, Instruction] = {}  # last reduce of a dot -> what it sums
     counted: set[Instruction] = set()
     for visit in walk(module, declared):
-      if visit.instruction.opcode == "reduce" and _is_matmul(visit.instruction):
+      x = visit.instruction
+      if x.opcode in ("reduce", "convert") and _is_matmul(x):
         source, passed = _source(module, visit)
-        counted |= passed | {source}
-        self._summed[visit.instruction] = source
+        if _ends_a_sum(x, passed):
+          counted |= passed | {source}
+          self._summed[x] = source
     self._counted = counted
 
   def flops(self, visit: Visit) -> float:
@@ -87,7 +89,7 @@ class _Counter:
         return _custom_call(x, self._declared)
       case "multiply" if _is_matmul(x) and x not in self._counted:
         return 2 * x.shape.elements
-      case "reduce" if x in self._summed and x not in self._counted:
+      case "reduce" | "convert" if x in self._summed and x not in self._counted:
         source = self._summed[x]
         return 0 if source.opcode in opcodes.MATMULS else 2 * source.shape.elements
     return 0
@@ -110,6 +112,13 @@ def _source(module: Module, visit: Visit) -> tuple[Instruction, set[Instruction]
       x, frame = argument.instruction, argument.frame
     else:
       return x, passed
+
+
+def _ends_a_sum(x: Instruction, passed: set[Instruction]) -> bool:
+  """A reduce that bears the dot's name; or, where the dot rounds its sum, a named convert of a reduce without one."""
+  if x.opcode == "reduce":
+    return True
+  return any(y.opcode == "reduce" for y in passed) and not any(_is_matmul(y) for y in passed)
 
 
 def _is_matmul(x: Instruction) -> bool:
