@@ -1,0 +1,205 @@
+"""Who is measured: each peer is a class whose methods return a function without arguments that launches one leg.
+
+A peer that is not installed, or has no such leg, raises `Absent` with the reason. Arrays are jax's; torch sees the same
+memory.
+"""
+
+import dataclasses
+import functools
+import importlib
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from problems import Leg, Problem
+
+from jaxmoe.kernels.expert_ffn import expert_ffn
+from jaxmoe.kernels.hopper import legs
+from jaxmoe.kernels.hopper.device import Device
+
+Launch = Callable[[], Any]
+MOST_DENSE_BYTES = 40e9  # of one operand that a dense ragged dot materialises
+
+
+class Absent(Exception):
+  """This peer has nothing to measure here; the message says why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Operands:
+  """Rows sorted by expert, and the weights of the layer."""
+
+  problem: Problem
+  x_ND: jax.Array
+  y_NF: jax.Array
+  gate_EDF: jax.Array
+  up_EDF: jax.Array
+  down_EFD: jax.Array
+  sizes_E: jax.Array
+
+  @functools.cached_property
+  def gate_up_EDF(self) -> jax.Array:
+    """Gate and up side by side, so that peers too need only one matmul."""
+    return jnp.concatenate([self.gate_EDF, self.up_EDF], axis=2)
+
+
+def operands(problem: Problem) -> Operands:
+  N, D, F, E = problem.dims
+  shapes = [(N, D), (N, F), (E, D, F), (E, D, F), (E, F, D)]
+  keys = jax.random.split(jax.random.key(problem.seed), len(shapes))
+  scales = [1.0, 1.0, D**-0.5, D**-0.5, F**-0.5]
+  draw = jax.jit(lambda key, shape, scale: jax.random.normal(key, shape, "bfloat16") * scale, static_argnums=(1, 2))
+  arrays = [draw(key, shape, scale) for key, shape, scale in zip(keys, shapes, scales, strict=True)]
+  x_ND, y_NF, gate_EDF, up_EDF, down_EFD = arrays
+  return Operands(problem, x_ND, y_NF, gate_EDF, up_EDF, down_EFD, jnp.asarray(problem.sizes()))
+
+
+def silu_gate(gate_up):
+  """Elementwise, on the last axis' halves."""
+  gate, up = jnp.split(gate_up.astype("float32"), 2, axis=-1)
+  return (jax.nn.silu(gate) * up).astype(gate_up.dtype)
+
+
+def launch(function, *arrays) -> Launch:
+  compiled = jax.jit(function).lower(*arrays).compile()
+  return lambda: compiled(*arrays)
+
+
+class Ours:
+  """jaxmoe on Hopper; in a dry run, in the interpreter."""
+
+  def __init__(self, device: Device | None = None):
+    self.device = device
+
+  def build(self, leg: Leg, o: Operands) -> Launch:
+    on = functools.partial
+    if leg == "up":
+      return launch(on(legs.gated_up, activation="silu", device=self.device), o.x_ND, o.gate_EDF, o.up_EDF, o.sizes_E)
+    if leg == "down":
+      return launch(on(legs.matmul, device=self.device), o.y_NF, o.down_EFD, o.sizes_E)
+    if leg == "input_gradient":
+      return launch(on(legs.matmul_transposed, device=self.device), o.y_NF, o.gate_EDF, o.sizes_E)
+    if leg == "weight_gradient":
+      return launch(on(legs.weight_gradient, device=self.device), o.x_ND, o.y_NF, o.sizes_E)
+    if self.device is not None:
+      raise Absent("a whole layer is not interpreted in a dry run")
+    run = on(expert_ffn, activation="silu", implementation="hopper")
+    return launch(both_passes(run), o.x_ND, o.sizes_E, o.x_ND, o.gate_EDF, o.up_EDF, o.down_EFD)
+
+
+def both_passes(run):
+  """(dy, sizes, x, *weights) -> y and all gradients; `run` takes (x, *weights, sizes)."""
+
+  def step(dy_ND, sizes_E, *arrays):
+    y_ND, pull = jax.vjp(lambda *arrays: run(*arrays, sizes_E), *arrays)
+    return y_ND, pull(dy_ND)
+
+  return step
+
+
+class Dense:
+  """The bound: one dense matmul of the same operations."""
+
+  def build(self, leg: Leg, o: Operands) -> Launch:
+    if leg == "layer":
+      raise Absent("the bound of a layer is that of its legs")
+    gate_up_DF, down_FD = o.gate_up_EDF[0], o.down_EFD[0]
+    if leg == "up":
+      return launch(jnp.matmul, o.x_ND, gate_up_DF)
+    if leg == "weight_gradient":
+      return launch(lambda x, y: x.T @ y, o.x_ND, o.y_NF)
+    return launch(jnp.matmul, o.y_NF, down_FD)
+
+
+class GroupedMatmul:
+  """Legs from one differentiable grouped matmul of jax."""
+
+  def matmul(self, x_ND, w_EDF, sizes_E):
+    raise NotImplementedError
+
+  def weights(self, x_ND, y_NF, sizes_E):
+    """Transposed rows times rows, through the gradient of `matmul`."""
+    zeros = jnp.zeros((sizes_E.shape[0], x_ND.shape[1], y_NF.shape[1]), x_ND.dtype)
+    return jax.vjp(lambda w: self.matmul(x_ND, w, sizes_E), zeros)[1](y_NF)[0]
+
+  def rows(self, y_NF, w_EDF, sizes_E):
+    x_ND = jnp.zeros((y_NF.shape[0], w_EDF.shape[1]), y_NF.dtype)
+    return jax.vjp(lambda x: self.matmul(x, w_EDF, sizes_E), x_ND)[1](y_NF)[0]
+
+  def layer(self, x_ND, gate_up_EDF, down_EFD, sizes_E):
+    return self.matmul(silu_gate(self.matmul(x_ND, gate_up_EDF, sizes_E)), down_EFD, sizes_E)
+
+  def build(self, leg: Leg, o: Operands) -> Launch:
+    if leg == "up":
+      return launch(lambda x, w, s: silu_gate(self.matmul(x, w, s)), o.x_ND, o.gate_up_EDF, o.sizes_E)
+    if leg == "down":
+      return launch(self.matmul, o.y_NF, o.down_EFD, o.sizes_E)
+    if leg == "input_gradient":
+      return launch(self.rows, o.y_NF, o.gate_EDF, o.sizes_E)
+    if leg == "weight_gradient":
+      return launch(self.weights, o.x_ND, o.y_NF, o.sizes_E)
+    return launch(both_passes(self.layer), o.x_ND, o.sizes_E, o.x_ND, o.gate_up_EDF, o.down_EFD)
+
+
+class RaggedDot(GroupedMatmul):
+  def matmul(self, x_ND, w_EDF, sizes_E):
+    return jax.lax.ragged_dot(x_ND, w_EDF, sizes_E)
+
+  def build(self, leg: Leg, o: Operands) -> Launch:
+    N, D, F, E = o.problem.dims
+    if 2.0 * N * E * max(D, F) > MOST_DENSE_BYTES:
+      raise Absent(f"were it dense, its operand would take {2e-9 * N * E * max(D, F):.0f} GB")
+    return super().build(leg, o)
+
+
+class Tokamax(GroupedMatmul):
+  def __init__(self, backend: str):
+    self.backend = backend
+
+  def matmul(self, x_ND, w_EDF, sizes_E):
+    return load("tokamax").ragged_dot(x_ND, w_EDF, sizes_E, implementation=self.backend)
+
+
+class JaxMosaic:
+  """The kernels that come with jax, each with the best of a few tile shapes."""
+
+  def build(self, leg: Leg, o: Operands) -> Launch:
+    forward = load("jax.experimental.pallas.ops.gpu.ragged_dot_mgpu").ragged_dot
+    backward = load("jax.experimental.pallas.ops.gpu.transposed_ragged_dot_mgpu").transposed_ragged_dot
+    call, arrays = {
+      "up": (lambda x, w, s, **t: silu_gate(forward(x, w, group_sizes=s, **t)), (o.x_ND, o.gate_up_EDF)),
+      "down": (lambda x, w, s, **t: forward(x, w, group_sizes=s, **t), (o.y_NF, o.down_EFD)),
+      "input_gradient": (
+        lambda y, w, s, **t: forward(y, w, group_sizes=s, transpose_rhs=True, **t), (o.y_NF, o.gate_EDF)
+      ),
+      "weight_gradient": (lambda x, y, s, **t: backward(x, y, group_sizes=s, **t), (o.x_ND, o.y_NF)),
+    }.get(leg, (None, ()))  # fmt: skip
+    if call is None:
+      raise Absent("jax's kernels have no gradient of their own")
+    return fastest(
+      launch(functools.partial(call, block_m=m, block_n=128, block_k=64, max_concurrent_steps=4, grid_block_n=4), *both)
+      for m, both in itertools.product((64, 128), [(*arrays, o.sizes_E)])
+    )
+
+
+def fastest(launches) -> Launch:
+  from timing import median_us
+
+  return min(launches, key=lambda each: median_us(each, jax.block_until_ready, repeats=1))
+
+
+def load(name: str):
+  try:
+    return importlib.import_module(name)
+  except ImportError as error:
+    raise Absent(f"{name} cannot be imported: {error}") from error
+
+
+def routing(o: Operands) -> tuple[np.ndarray, np.ndarray]:
+  """Experts and scores of each token, with the same rows for each expert, in random order."""
+  experts = np.repeat(np.arange(o.sizes_E.shape[0]), np.asarray(o.sizes_E))
+  experts = np.random.default_rng(0).permutation(experts).reshape(o.problem.tokens, -1)
+  return experts.astype(np.int32), np.full(experts.shape, 1 / experts.shape[1], np.float32)

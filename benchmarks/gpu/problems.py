@@ -1,0 +1,91 @@
+"""What is measured: shapes of published models, how rows fall on experts, and the work that a leg must do."""
+
+import dataclasses
+from typing import Literal
+
+import numpy as np
+
+Leg = Literal["up", "down", "input_gradient", "weight_gradient", "layer"]
+Skew = Literal["balanced", "dirichlet", "quarter"]
+LEGS: tuple[Leg, ...] = ("up", "down", "input_gradient", "weight_gradient", "layer")
+
+# Name -> (model width D, expert width F, experts, experts a token).
+SHAPES = {
+  "seed": (1024, 2048, 64, 2),
+  "qwen3-30b-a3b": (2048, 768, 128, 8),
+  "mixtral": (4096, 14336, 8, 2),
+  "deepseek-v3": (7168, 2048, 256, 8),
+  "tiny": (128, 128, 3, 2),  # for --dry-run
+}
+MATMULS = {"up": 2, "down": 1, "input_gradient": 1, "weight_gradient": 1, "layer": 9}  # of one row, D x F each
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Problem:
+  """Tokens routed to the experts of one layer."""
+
+  model: str
+  tokens: int
+  skew: Skew = "dirichlet"
+  seed: int = 0
+
+  @property
+  def dims(self) -> tuple[int, int, int, int]:
+    """(rows N, D, F, experts E)."""
+    D, F, E, top_k = SHAPES[self.model]
+    return self.tokens * top_k, D, F, E
+
+  def sizes(self) -> np.ndarray:
+    """Rows of each expert: drawn from shares that are equal, or Dirichlet(2), or a quarter for the first expert."""
+    N, _, _, E = self.dims
+    random = np.random.default_rng(self.seed)
+    shares = np.full(E, 1 / E)
+    if self.skew == "dirichlet":
+      shares = random.dirichlet(np.full(E, 2.0))
+    if self.skew == "quarter":
+      shares = np.array([0.25] + [0.75 / (E - 1)] * (E - 1))
+    return random.multinomial(N, shares).astype(np.int32)
+
+  def flops(self, leg: Leg) -> float:
+    """Useful operations: a matmul of R rows is 2 R D F."""
+    N, D, F, _ = self.dims
+    return 2.0 * MATMULS[leg] * N * D * F
+
+  def floor_bytes(self, leg: Leg) -> float:
+    """The least that must cross device memory in 16 bits: operands of experts that have rows once, results once.
+
+    For "up" the pre-activations count too, as training keeps them. For "layer" hidden rows and pre-activations are
+    written once and read once more in each pass that needs them.
+    """
+    N, D, F, E = self.dims
+    matrix = 2.0 * D * F
+    used = float((self.sizes() > 0).sum()) * matrix
+    return {
+      "up": 2 * used + N * (2 * D + 6 * F),
+      "down": used + N * (2 * F + 2 * D),
+      "input_gradient": used + N * (2 * F + 2 * D),
+      "weight_gradient": E * matrix + N * (2 * D + 2 * F),
+      "layer": 6 * used + 3 * E * matrix + N * (8 * D + 20 * F),
+    }[leg]
+
+
+def plan() -> list[tuple[str, list[Problem], tuple[Leg, ...]]]:
+  """(section, problems, legs), the most important first."""
+  compute: tuple[Leg, ...] = ("up", "down", "input_gradient", "weight_gradient")
+  every: tuple[Leg, ...] = (*compute, "layer")
+  memory: tuple[Leg, ...] = ("up", "down")
+  return [
+    ("qwen3 at 32768 tokens", [Problem("qwen3-30b-a3b", 32768)], every),
+    ("seed", [Problem("seed", tokens) for tokens in (32768, 4096)], every),
+    ("decode", [Problem(model, 64) for model in ("seed", "qwen3-30b-a3b", "mixtral", "deepseek-v3")], memory),
+    ("skew", [Problem("qwen3-30b-a3b", 16384, skew) for skew in ("balanced", "quarter")], compute),
+    ("mixtral", [Problem("mixtral", 8192)], every),
+    ("deepseek-v3", [Problem("deepseek-v3", 16384)], compute),
+    ("more decode", [Problem(model, tokens) for tokens in (256, 1024) for model in ("seed", "qwen3-30b-a3b")], memory),
+    ("middle", [Problem(model, 4096) for model in ("qwen3-30b-a3b", "mixtral", "deepseek-v3")], every),
+    ("large", [Problem(model, 32768) for model in ("mixtral", "deepseek-v3")], compute),
+  ]
+
+
+def tiny_plan() -> list[tuple[str, list[Problem], tuple[Leg, ...]]]:
+  return [("tiny", [Problem("tiny", 16)], LEGS)]

@@ -1,0 +1,72 @@
+"""All that differs between jax 0.11.2 and 0.12 for these kernels, and what both leave private or untyped."""
+
+import contextlib
+import inspect
+from typing import Any
+
+import jax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as plgpu
+
+PROCESSOR_AXIS, WARPGROUP_AXIS = "processor", "warpgroup"
+WARPGROUPS = 3  # of 128 threads; one copies, two multiply
+
+
+def kernel(body, *, name: str, out_type, processors: int, cost: pl.CostEstimate, approximate: bool = True):
+  """A call of `body` in every warpgroup of every processor; `cost` is for XLA's scheduler, which 0.12 can tell it."""
+  takes_cost = "cost_estimate" in inspect.signature(plgpu.kernel).parameters
+  more: dict[str, Any] = {"cost_estimate": cost} if takes_cost else {}
+  return plgpu.kernel(
+    body,
+    out_type=out_type,
+    grid=(processors,),
+    grid_names=(PROCESSOR_AXIS,),
+    num_threads=WARPGROUPS,
+    thread_name=WARPGROUP_AXIS,
+    kernel_name=name,
+    compiler_params=plgpu.CompilerParams(approx_math=approximate),
+    **more,
+  )
+
+
+def output(shape: tuple[int, ...], like) -> jax.ShapeDtypeStruct:
+  """An output of this shape, of the dtype of `like`, varying over the same mesh axes."""
+  return jax.ShapeDtypeStruct(shape, like.dtype, manual_axis_type=jax.typeof(like).manual_axis_type)
+
+
+def swizzled(rows: int):
+  """Layout of two-byte values in shared memory: tiles of so many rows by 64 columns, each row's 128 bytes permuted."""
+  tiling = plgpu.TilingTransform((rows, 64))  # pyright: ignore[reportAbstractUsage]
+  return tiling, plgpu.SwizzleTransform(128)  # pyright: ignore[reportAbstractUsage]
+
+
+def accumulator(shape: tuple[int, int]):
+  """Float32 sums in registers, zero at first."""
+  return plgpu.ACC(shape)  # pyright: ignore[reportPrivateImportUsage]
+
+
+@contextlib.contextmanager
+def interpreted(*, detect_races: bool):
+  """Run kernels in the CPU interpreter; with `detect_races`, raise when two unordered accesses meet.
+
+  jax 0.12 raises by itself, and at once; 0.11.2 only prints, and notes it in a state that it makes for each kernel.
+  """
+  from jax._src.pallas.mosaic_gpu.interpret import gpu_callbacks
+
+  module: Any = gpu_callbacks
+  new_state, states = module.GPURaceDetectionState, []
+  module.GPURaceDetectionState = lambda **sizes: states.append(new_state(**sizes)) or states[-1]
+  try:
+    with plgpu.force_gpu_interpret_mode(plgpu.InterpretGPUParams(detect_races=detect_races)):
+      yield
+  finally:
+    module.GPURaceDetectionState = new_state
+  if any(state.races_found for state in states):
+    raise RuntimeError("RACE DETECTED: the interpreter printed where")
+
+
+def reset_interpreter():
+  """Forget what a kernel that raised in the interpreter left behind; without this, the next one raises too."""
+  from jax._src.pallas.mosaic_gpu.interpret import gpu_callbacks
+
+  gpu_callbacks.reset_gpu_interpret_mode_state()

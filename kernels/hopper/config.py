@@ -1,0 +1,103 @@
+"""Tile shapes of the kernels: from the committed table for a device and shape that it holds, else by rule."""
+
+import dataclasses
+import functools
+import json
+import math
+import pathlib
+from typing import Literal, get_args
+
+CHUNK = 64  # rows or columns: the least that a consumer multiplies, and what one store writes
+SHARED_BYTES = 227 * 1024  # of one block of threads
+RESERVED_BYTES = 2048 + 1024  # kept by the compiler for reductions; barriers
+STAGING_BYTES = 2 * 2 * CHUNK * CHUNK * 2  # two slots for each of two consumers
+SUM_VALUES = 64 * 256  # of one consumer: 128 registers of each of its threads
+
+TABLE = pathlib.Path(__file__).with_name("tuned.json")
+
+Leg = Literal["gated_up", "matmul", "matmul_transposed", "weight_gradient"]
+LEGS = get_args(Leg)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class TileShape:
+  """`height` x `width` results of a processor; for `gated_up`, `width` counts the columns of both weights.
+
+  `depth` is summed over at a time, `stages` of those are in flight. The two consumers split the height, or the width if
+  `split_columns`, as they must where 64 rows are to be enough. `band` tiles are visited together, one below the other.
+  """
+
+  height: int = 128
+  width: int = 256
+  depth: int = 64
+  stages: int = 4
+  split_columns: bool = False
+  band: int = 8
+
+  @property
+  def parts(self) -> tuple[int, int]:
+    """Into how many parts the consumers split height and width."""
+    return (1, 2) if self.split_columns else (2, 1)
+
+  @property
+  def shared_bytes(self) -> int:
+    return 2 * self.stages * self.depth * (self.height + self.width) + STAGING_BYTES + RESERVED_BYTES
+
+  def serves(self, leg: Leg, D: int, F: int) -> bool:
+    """Whether the tile fits a processor and divides the leg: a sum over D to F columns, or a D x F gradient."""
+    beside = 2 if leg == "gated_up" else 1
+    row_parts, column_parts = self.parts
+    fits = self.shared_bytes <= SHARED_BYTES and self.height * self.width // 2 <= SUM_VALUES
+    whole = self.height % (row_parts * CHUNK) == self.width % (beside * column_parts * CHUNK) == 0
+    divides = F % (self.width // beside) == 0 and D % (self.height if leg == "weight_gradient" else self.depth) == 0
+    return fits and whole and divides
+
+
+def tile_shape(leg: Leg, D: int, F: int, *, rows: int, groups: int, device: str, processors: int) -> TileShape:
+  """The table's tile, else the rule's.
+
+  Raises:
+    NotImplementedError: no tile divides the shape.
+  """
+  known = _table().get((device, leg, groups, D, F, bucket(rows, groups)))
+  return known or by_rule(leg, D, F, rows=rows, groups=groups, processors=processors)
+
+
+def by_rule(leg: Leg, D: int, F: int, *, rows: int, groups: int, processors: int) -> TileShape:
+  """The widest tile that still gives every processor one, of 64 rows where groups have no more on average."""
+  low = leg != "weight_gradient" and rows <= CHUNK * groups
+  preferred = sorted(candidates(), key=lambda shape: (shape.split_columns != low, -shape.width))
+  serving = [shape for shape in preferred if shape.height <= 128 and shape.serves(leg, D, F)]
+  if not serving:
+    raise NotImplementedError(
+      f"{leg} on Hopper needs widths that are multiples of {CHUNK}, and one of 128 for a gradient, got {D} and {F};"
+      " pad the weights, or name another implementation"
+    )
+  if leg == "weight_gradient":
+    return serving[0]
+  busy = (shape for shape in serving if (rows // shape.height + min(groups, rows)) * (F // shape.width) >= processors)
+  return next(busy, serving[0])
+
+
+def candidates() -> list[TileShape]:
+  """Every tile worth timing, each with as many stages as fit."""
+  sides = [(128, 256, False), (128, 192, False), (128, 128, False), (128, 64, False)]
+  sides += [(256, 128, False), (64, 256, True), (64, 128, True)]
+  shapes = [TileShape(height=height, width=width, stages=1, split_columns=split) for height, width, split in sides]
+  room = [SHARED_BYTES - shape.shared_bytes for shape in shapes]
+  return [
+    dataclasses.replace(shape, stages=1 + left // (2 * shape.depth * (shape.height + shape.width)))
+    for shape, left in zip(shapes, room, strict=True)
+  ]
+
+
+def bucket(rows: int, groups: int) -> int:
+  """Mean rows a group, as the nearest power of two: shapes of one bucket share an entry of the table."""
+  return 1 << max(0, round(math.log2(max(1, rows) / groups)))
+
+
+@functools.cache
+def _table() -> dict[tuple, TileShape]:
+  entries = json.loads(TABLE.read_text())["entries"]
+  keys = ("device", "leg", "groups", "D", "F", "rows_per_group")
+  return {tuple(entry[key] for key in keys): TileShape(**entry["shape"]) for entry in entries}

@@ -1,0 +1,137 @@
+"""Persistent, warp-specialised kernel over tiles of rows: out = epilogue(sum of x @ w), each row with its group's w."""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as plgpu
+
+from jaxmoe.kernels.hopper import compat
+from jaxmoe.kernels.hopper.config import TileShape
+from jaxmoe.kernels.hopper.ring import each_turn, loop, run
+from jaxmoe.kernels.hopper.staging import store
+from jaxmoe.kernels.hopper.tiles import ALIGN, aligned, row_tiles, visit
+
+Term = tuple[jax.Array, Sequence[jax.Array]]
+
+
+def grouped_rows(
+  terms: Sequence[Term],
+  sizes_E,
+  epilogue: Callable,
+  *,
+  outputs: int,
+  transposed: bool,
+  shape: TileShape,
+  processors: int,
+  name: str,
+  approximate: bool = True,
+):
+  """`outputs` arrays of N rows: epilogue(sum_1, ...), sum_i being that of x @ w_i over the terms (x, (w_1, ...)).
+
+  Rows past the last group are zero: their tiles have no depth to sum over, and the epilogue of zeros is zero.
+
+  Args:
+    terms: x_ND with weights EDF, or EFD if `transposed`; every x of one shape, and every weight.
+    epilogue: float32 sums to `outputs` results; elementwise, and 0 at 0.
+    approximate: whether the epilogue may use the hardware's exponential and hyperbolic tangent.
+  """
+  x_ND, weights = terms[0]
+  (N, D), F = x_ND.shape, weights[0].shape[1 if transposed else 2]
+  E, beside = weights[0].shape[0], len(weights)
+  row_parts, column_parts = shape.parts
+  height, width = shape.height // row_parts, shape.width // (beside * column_parts)  # of a consumer's sum
+  steps, columns = D // shape.depth, F // (width * column_parts)
+  tiles = row_tiles(sizes_E, N, shape.height)
+
+  def kernel(tiles_g, terms_g, *outputs_g):
+    count = tiles_g.count[0]
+
+    def tile_of(turn):
+      """(tile, column, its first row, steps of one term: none for rows past the last group)."""
+      tile, column = visit(turn, count, columns, shape.band)
+      return (
+        tile,
+        column,
+        pl.multiple_of(tiles_g.row[tile], ALIGN),
+        jnp.where(tiles_g.group[tile] < E, jnp.int32(steps), 0),
+      )
+
+    def copy(ring, x_s, w_s):
+      def copy_tile(turn, step):
+        tile, column, row, depth = tile_of(turn)
+        group, rows = jnp.minimum(tiles_g.group[tile], E - 1), pl.ds(row, shape.height)
+        f = pl.ds(column * width * column_parts, width * column_parts)
+
+        def copy_term(x_g, weights_g, step):
+          def copies(k, stage):
+            k = pl.ds(k * shape.depth, shape.depth)
+            yield x_g.at[rows, k], x_s.at[stage]
+            for i, w_g in enumerate(weights_g):
+              yield w_g.at[(group, f, k) if transposed else (group, k, f)], w_s.at[stage, i]
+
+          return loop(depth, lambda k, step: ring.fill(step, lambda stage: copies(k, stage)), step)
+
+        for x_g, weights_g in terms_g:
+          step = copy_term(x_g, weights_g, step)
+        return step
+
+      return every_turn(copy_tile)
+
+    def multiply(consumer, ring, staging_s, _, x_s, w_s):
+      row_part, column_part = (0, consumer) if shape.split_columns else (consumer, 0)
+      mine_x, mine_w = pl.ds(row_part * height, height), pl.ds(column_part * width, width)
+
+      def multiply_tile(turn, step):
+        tile, column, row, depth = tile_of(turn)
+        depth = depth * len(terms)
+        low, high = (jnp.clip(edge[tile] - row_part * height, 0, height) for edge in (tiles_g.low, tiles_g.high))
+
+        def multiply_steps(*sums):
+          def multiply_step(k, _):
+            stage = ring.take(step + k)
+            for i, sum_ in enumerate(sums):
+              w = w_s.at[stage, i, mine_w].transpose((1, 0)) if transposed else w_s.at[stage, i, :, mine_w]
+              plgpu.wgmma(sum_, x_s.at[stage, mine_x], w)
+            plgpu.wgmma_wait(beside)  # only this step's are under way: the stage before it has been read
+            pl.when(k > 0)(lambda: ring.release(step + k - 1))
+
+          loop(depth, multiply_step, None)
+          plgpu.wgmma_wait(0)
+          pl.when(depth > 0)(lambda: ring.release(step + depth - 1))
+          at = row + row_part * height, (column * column_parts + column_part) * width
+          store(epilogue, [sum_[...] for sum_ in sums], outputs_g, staging_s, at, low, high)
+
+        def skip_step(k, _):
+          ring.take(step + k)
+          ring.release(step + k)
+
+        sums = [compat.accumulator((height, width))] * beside
+        pl.when(high > low)(lambda: pl.run_scoped(multiply_steps, *sums))
+        pl.when(high <= low)(lambda: loop(depth, skip_step, None))  # a consumer without rows in this tile
+        return step + depth
+
+      every_turn(multiply_tile)
+
+    def every_turn(body):
+      return each_turn(count * columns, body, jnp.int32(0))
+
+    w_shape = (width * column_parts, shape.depth) if transposed else (shape.depth, width * column_parts)
+    run(
+      [(shape.height, shape.depth), (beside, *w_shape)],
+      stages=shape.stages,
+      copies=1 + beside,
+      dtype=x_ND.dtype,
+      copy=copy,
+      multiply=multiply,
+    )
+
+  out_type = [compat.output((N, F), x_ND)] * outputs
+  cost = pl.CostEstimate(
+    flops=2 * N * D * F * beside * len(terms),
+    bytes_accessed=2 * (len(terms) * (N * D + beside * E * D * F) + outputs * N * F),
+    transcendentals=0,
+  )
+  call = compat.kernel(kernel, name=name, out_type=out_type, processors=processors, cost=cost, approximate=approximate)
+  return call(tiles, [(aligned(x), tuple(weights)) for x, weights in terms])

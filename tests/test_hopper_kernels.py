@@ -1,0 +1,153 @@
+"""Every leg of the Hopper kernels in the interpreter, which looks for races, against the float64 loop over groups."""
+
+import functools
+
+import hopper
+import jax
+import jax.numpy as jnp
+import kernel_oracle as oracle
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from jaxmoe.kernels.expert_ffn import expert_ffn
+from jaxmoe.kernels.hopper import compat, legs
+from jaxmoe.kernels.hopper.config import TileShape
+from jaxmoe.kernels.hopper.device import Device
+
+LEGS = ("matmul", "matmul_transposed", "matmuls_transposed", "weight_gradient", "gated_up", "up")
+MIXED = (100, [30, 0, 1, 50, 7])
+PATTERNS = {
+  "nothing": (40, [0, 0, 0]),
+  "one row": (1, [1]),
+  "all in one": (136, [0, 136, 0]),
+  "several tiles": (300, [201, 3, 96]),
+  "more groups than rows": (9, [0, 2, 0, 0, 3, 0, 0, 0, 0, 0, 1, 0]),
+}
+SHAPES = {
+  "narrow": TileShape(width=128),
+  "low": TileShape(height=64, width=256, split_columns=True),
+  "high": TileShape(height=256, width=128),
+  "few stages": TileShape(width=128, stages=2, band=1),
+}
+
+
+@pytest.fixture(autouse=True)
+def interpreter():
+  with compat.interpreted(detect_races=True):
+    yield
+
+
+@pytest.mark.parametrize("leg", LEGS)
+def test_legs(leg):
+  hopper.check(leg, *MIXED)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("leg", ["gated_up", "weight_gradient"])
+def test_patterns(leg, pattern):
+  hopper.check(leg, *PATTERNS[pattern])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pattern", [pattern for pattern, (rows, _) in oracle.PATTERNS.items() if rows])
+@pytest.mark.parametrize("leg", LEGS)
+def test_all_patterns(leg, pattern):
+  hopper.check(leg, *oracle.PATTERNS[pattern])
+
+
+@pytest.mark.parametrize("leg", ["matmul", "matmul_transposed", "gated_up", "weight_gradient"])
+@pytest.mark.parametrize("name", ["low", "few stages"])
+def test_tile_shapes(leg, name, monkeypatch):
+  monkeypatch.setattr(hopper, "F", 256)
+  monkeypatch.setattr(hopper, "D", 128 if leg != "matmul_transposed" else 256)
+  hopper.check(leg, *MIXED, shape=SHAPES[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("leg", ["matmul", "matmul_transposed", "gated_up", "weight_gradient"])
+@pytest.mark.parametrize("name", ["narrow", "high"])
+def test_more_tile_shapes(leg, name, monkeypatch):
+  monkeypatch.setattr(hopper, "F", 256)
+  monkeypatch.setattr(hopper, "D", 256)
+  hopper.check(leg, *PATTERNS["several tiles"], shape=SHAPES[name])
+
+
+@pytest.mark.parametrize("activation", ["gelu", "clamped"])
+def test_gated_activations(activation):
+  hopper.check("gated_up", *MIXED, activation=activation)
+
+
+def test_activation_without_gate():
+  hopper.check("up", *MIXED, activation="gelu")
+
+
+@pytest.mark.parametrize("leg", ["gated_up", "weight_gradient"])
+def test_float16(leg):
+  hopper.check(leg, *MIXED, dtype="float16")
+
+
+@pytest.mark.parametrize("processors", [1, 8])
+def test_processors(processors):
+  hopper.check("matmul", *MIXED, device=Device("NVIDIA H200", processors))
+  hopper.check("weight_gradient", *MIXED, device=Device("NVIDIA H200", processors))
+
+
+@pytest.mark.parametrize("leg", LEGS)
+def test_no_rows(leg):
+  arguments = hopper.operands(leg, 0, [0, 0], "bfloat16")
+  for mine, want in zip(hopper.run(leg, arguments), hopper.wanted(leg, arguments), strict=True):
+    oracle.assert_close(mine, want, "bfloat16")
+
+
+def test_same_bits_with_other_processors():
+  arguments = hopper.operands("weight_gradient", *MIXED, "bfloat16")
+  results = [hopper.run("weight_gradient", arguments, device=Device("NVIDIA H200", n))[0] for n in (2, 5)]
+  assert results[0].tobytes() == results[1].tobytes()
+
+
+def test_expert_ffn_and_its_gradients():
+  """The public function on these legs: both passes, every gradient."""
+  rows, sizes = MIXED
+  E, D, F = len(sizes), 128, 128
+  x_ND, gate, up, down, dy_ND = oracle.draw(0, "bfloat16", (rows, D), (E, D, F), (E, D, F), (E, F, D), (rows, D))
+  weights = gate / 8, up / 8, down / 8
+
+  @jax.jit
+  def both(x_ND, weights, dy_ND):
+    run = functools.partial(expert_ffn, activation="silu", implementation="hopper")
+    y_ND, pull = jax.vjp(lambda x, w: run(x, *w, jnp.array(sizes)), x_ND, weights)
+    return y_ND, pull(dy_ND)
+
+  with hopper.target(processors=4):
+    y_ND, (dx_ND, d_weights) = jax.block_until_ready(both(x_ND, weights, dy_ND))
+  want = oracle.expert_ffn(x_ND, *weights, sizes, "silu")
+  wants = oracle.expert_ffn_gradients(x_ND, *weights, sizes, "silu", dy_ND)
+  for mine, wanted in zip([y_ND, dx_ND, *d_weights], [want, *wants], strict=True):
+    oracle.assert_close(mine, wanted, "bfloat16", factor=3)  # rounded hidden rows enter a second matmul
+
+
+def test_varies_over_the_mesh_as_its_operands():
+  mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+  x_ND, w_EDF, sizes_E = hopper.operands("matmul", 64, [20, 44], "bfloat16")
+  both = lambda array: jnp.concatenate([array, array])  # noqa: E731
+
+  @functools.partial(jax.shard_map, mesh=mesh, in_specs=P("data"), out_specs=P("data"))
+  def run(x_ND, w_EDF, sizes_E):
+    return legs.matmul(x_ND, w_EDF, sizes_E, device=hopper.SMALL)
+
+  typed = jax.eval_shape(run, both(x_ND), both(w_EDF), both(sizes_E))
+  assert typed.shape == (128, hopper.F)
+
+
+def test_refusals():
+  x_ND, w_EDF, sizes_E = hopper.operands("matmul", *MIXED, "float32")
+  with pytest.raises(NotImplementedError, match="bfloat16 or float16, got float32; cast"):
+    legs.matmul(x_ND, w_EDF, sizes_E, device=hopper.SMALL)
+  half = (array.astype("bfloat16") for array in (x_ND, w_EDF))
+  with pytest.raises(NotImplementedError, match=r"need an NVIDIA .*H200.*, got cpu"):
+    legs.matmul(*half, sizes_E)
+  with pytest.raises(NotImplementedError, match="dtype of the rows, got float8"):
+    legs.matmul_scaled(x_ND, w_EDF.astype("float8_e4m3fn"), np.ones((5, hopper.F)), sizes_E)
+  with pytest.raises(ValueError, match="does not divide"):
+    hopper.run("matmul", hopper.operands("matmul", *MIXED, "bfloat16"), shape=TileShape(width=256))

@@ -1,0 +1,154 @@
+"""The checks of the Hopper kernels have teeth: each fault planted here makes the interpreter, or the oracle, object.
+
+A fault replaces one primitive while a kernel is traced; the kernels have no switch for it.
+"""
+
+import dataclasses
+import itertools
+import types
+
+import hopper
+import jax
+import pytest
+from jax.experimental.pallas import mosaic_gpu as plgpu
+
+from jaxmoe.kernels.hopper import compat, ring, rows, staging, weights
+from jaxmoe.kernels.hopper.config import TileShape
+
+# Some tiles full, some not; several turns a processor.
+SEVERAL = (300, [201, 3, 96])
+RACE, WRONG, BARRIER = "RACE DETECTED", "error .* above", "no threads observed phase|must observe each"
+# jax 0.11.2 runs on after a race; what the race does may then be seen first.
+RACE_OR_WHAT_IT_DOES = f"{RACE}|{WRONG}|{BARRIER}"
+
+
+def store_waits_for_no_copy(patch):
+  wait = plgpu.wait_smem_to_gmem
+  patch.setattr(plgpu, "wait_smem_to_gmem", lambda n, wait_read_only=False: wait_read_only or wait(n))
+
+
+def last_copy_is_not_awaited(patch):
+  wait = plgpu.wait_smem_to_gmem
+  patch.setattr(plgpu, "wait_smem_to_gmem", lambda n, wait_read_only=False: wait_read_only and wait(n, wait_read_only))
+
+
+def written_memory_is_not_committed(patch):
+  patch.setattr(plgpu, "commit_smem", lambda: None)
+
+
+def stores_share_a_slot(patch):
+  always_first = types.SimpleNamespace(cycle=lambda _: itertools.repeat(0), product=itertools.product)
+  patch.setattr(staging, "itertools", always_first)
+
+
+def consumers_share_their_slots(patch):
+  def store(epilogue, sums, outputs_g, staging_s, at, low, high):
+    *whole, _ = staging_s.transforms  # the last one picks the consumer's
+    slots_of_first = dataclasses.replace(staging_s, transforms=tuple(whole)).at[0]
+    return staging.store(epilogue, sums, outputs_g, slots_of_first, at, low, high)
+
+  patch.setattr(rows, "store", store)
+
+
+def tiles_end_a_row_late(patch):
+  table = rows.row_tiles
+  patch.setattr(rows, "row_tiles", lambda *args: (t := table(*args))._replace(high=t.high + 1))
+
+
+def tiles_start_a_row_late(patch):
+  table = rows.row_tiles
+  patch.setattr(rows, "row_tiles", lambda *args: (t := table(*args))._replace(low=t.low + 1))
+
+
+def stage_is_refilled_unread(patch):
+  """The copier does not wait for the consumers."""
+
+  def fill(self, step, copies):
+    stage = self.stage(step)
+    for from_g, to_s in copies(stage):
+      plgpu.copy_gmem_to_smem(from_g, to_s, self.full.at[stage])
+    return step + 1
+
+  patch.setattr(ring.Ring, "fill", fill)
+
+
+def stage_is_read_unfilled(patch):
+  patch.setattr(ring.Ring, "take", lambda self, step: self.stage(step))
+
+
+def consumers_do_not_await_each_others_zeros(patch):
+  zero_outside, wait = weights.zero_outside, plgpu.barrier_wait
+
+  def then_skip_a_wait(*args):
+    zero_outside(*args)
+    patch.setattr(plgpu, "barrier_wait", lambda _: patch.setattr(plgpu, "barrier_wait", wait))
+
+  patch.setattr(weights, "zero_outside", then_skip_a_wait)
+
+
+def zeros_start_a_row_late(patch):
+  zero_outside = weights.zero_outside
+  patch.setattr(weights, "zero_outside", lambda s, low, high, consumer: zero_outside(s, low, high + 1, consumer))
+
+
+FAULTS = [
+  (store_waits_for_no_copy, "gated_up", RACE),
+  (last_copy_is_not_awaited, "matmul", "Not all copy_smem_to_gmem .* completed"),
+  (last_copy_is_not_awaited, "weight_gradient", "Not all copy_smem_to_gmem .* completed"),
+  (written_memory_is_not_committed, "matmul", RACE),
+  (written_memory_is_not_committed, "weight_gradient", RACE),
+  (stores_share_a_slot, "gated_up", RACE),
+  (consumers_share_their_slots, "matmul", RACE_OR_WHAT_IT_DOES),
+  (tiles_end_a_row_late, "matmul", RACE_OR_WHAT_IT_DOES),
+  (tiles_start_a_row_late, "matmul", WRONG),
+  (stage_is_refilled_unread, "matmul_transposed", RACE_OR_WHAT_IT_DOES),
+  (stage_is_read_unfilled, "matmul_transposed", RACE_OR_WHAT_IT_DOES),
+  (consumers_do_not_await_each_others_zeros, "weight_gradient", RACE_OR_WHAT_IT_DOES),
+  (zeros_start_a_row_late, "weight_gradient", WRONG),
+]
+
+
+def check(leg):
+  """With two stages, so that each is filled again."""
+  columns = hopper.D if leg == "matmul_transposed" else hopper.F
+  width = 128 if leg in ("matmul_transposed", "gated_up") else columns
+  hopper.check(leg, *SEVERAL, shape=TileShape(width=width, stages=2))
+
+
+@pytest.fixture
+def after_a_fault():
+  yield
+  compat.reset_interpreter()
+
+
+@pytest.mark.parametrize("fault,leg,objection", FAULTS)
+def test_fault_is_caught(fault, leg, objection, monkeypatch, after_a_fault):
+  fault(monkeypatch)
+  with pytest.raises(Exception, match=objection), compat.interpreted(detect_races=True):
+    check(leg)
+
+
+@pytest.mark.parametrize("leg", sorted({leg for _, leg, _ in FAULTS}))
+def test_without_a_fault_nobody_objects(leg):
+  with compat.interpreted(detect_races=True):
+    check(leg)
+
+
+@pytest.mark.parametrize("leg,beside", [("matmul", 1), ("gated_up", 2), ("weight_gradient", 1)])
+def test_stage_is_released_after_it_is_read(leg, beside, monkeypatch):
+  """The interpreter multiplies at once and ignores waits for it, so their order is checked as it is traced."""
+  traced = []
+  for owner, name in [(plgpu, "wgmma"), (plgpu, "wgmma_wait"), (ring.Ring, "release")]:
+    original = getattr(owner, name)
+
+    def record(*args, name=name, original=original):
+      traced.append((name, args[0]) if name == "wgmma_wait" else name)
+      return original(*args)
+
+    monkeypatch.setattr(owner, name, record)
+  with compat.interpreted(detect_races=False):
+    jax.eval_shape(lambda: hopper.run(leg, hopper.operands(leg, *SEVERAL, "bfloat16")))
+  step = [*["wgmma"] * beside, ("wgmma_wait", beside), "release"]
+  last = [("wgmma_wait", 0), "release"]
+  body = traced[: traced.index(("wgmma_wait", 0)) + len(last)]
+  assert body[-len(step + last) :] == step + last

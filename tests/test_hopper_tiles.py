@@ -1,0 +1,99 @@
+"""Tile tables of the Hopper kernels, and their tile shapes, against plain Python."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from kernel_oracle import PATTERNS
+
+from jaxmoe.kernels.hopper import config, tiles
+from jaxmoe.kernels.hopper.config import TileShape
+
+SIZES = [(rows, sizes) for rows, sizes in PATTERNS.values() if rows]
+SIZES += [(2048, [7, 1, 1000, 0, 0, 40, 64, 936]), (512, [128, 128, 128, 128]), (96, [0] * 64), (64, [1] * 64)]
+
+
+def random_sizes(seed):
+  random = np.random.default_rng(seed)
+  rows, groups = int(random.integers(1, 700)), int(random.integers(1, 40))
+  return rows, np.diff(np.sort(random.integers(0, rows + 1, groups)), prepend=0).tolist()
+
+
+@pytest.mark.parametrize("rows,sizes", SIZES + [random_sizes(seed) for seed in range(5)])
+def test_every_row_is_in_one_tile_of_its_group(rows, sizes):
+  height = 128 if rows % 2 else 64
+  group_of_row = np.repeat(np.arange(len(sizes) + 1), [*sizes, rows - sum(sizes)])
+  table = [np.asarray(column).tolist() for column in tiles.row_tiles(jnp.array(sizes), rows, height)]
+  (count,) = table.pop()
+  covered = np.zeros(rows, int)
+  for group, row, low, high in list(zip(*table, strict=True))[:count]:
+    assert row % tiles.ALIGN == 0 and 0 <= low < high <= height
+    assert set(group_of_row[row + low : row + high]) == {group}
+    covered[row + low : row + high] += 1
+  assert (covered == 1).all()
+  assert count <= len(table[0])
+
+
+@pytest.mark.parametrize("sizes", [[5, 0, 0], [0, 12, 0], [0, 0, 4000]])
+def test_no_tile_lies_past_the_last_row(sizes):
+  _, row, low, high, count = tiles.row_tiles(jnp.array(sizes), 8, 64)
+  assert int(count[0]) <= 2 and int((row + high)[: int(count[0])].max()) == 8 and bool((low >= 0).all())
+
+
+def test_tail_tile_costs_64_rows_at_most():
+  """Of 256 experts with 65 rows each: a consumer skips the 64 rows it has none of, so few rows are multiplied twice."""
+  *_, low, high, count = (np.asarray(column) for column in tiles.row_tiles(jnp.full(256, 65), 256 * 65, 128))
+  low, high = low[: count[0], None], high[: count[0], None]
+  parts = np.arange(0, 128, 64)[None, :]
+  multiplied = 64 * ((high > parts) & (low < parts + 64)).sum()
+  assert multiplied <= 2 * 256 * 65
+
+
+@pytest.mark.parametrize("rows,sizes", SIZES)
+def test_groups_come_largest_first(rows, sizes):
+  order, start, end = (np.asarray(column) for column in tiles.group_rows(jnp.array(sizes), rows))
+  assert sorted(order.tolist()) == list(range(len(sizes)))
+  assert (end - start).tolist() == sizes
+  assert (np.diff((end - start)[order]) <= 0).all()
+
+
+@pytest.mark.parametrize("count,columns,band", [(1, 1, 8), (8, 3, 8), (13, 4, 8), (5, 7, 2), (3, 2, 1)])
+def test_visits_every_tile_and_column_once_band_by_band(count, columns, band):
+  turns = [tiles.visit(jnp.int32(t), jnp.int32(count), columns, band) for t in range(count * columns)]
+  visited = [(int(tile), int(column)) for tile, column in turns]
+  assert sorted(visited) == [(tile, column) for tile in range(count) for column in range(columns)]
+  assert [tile // band for tile, _ in visited] == sorted(tile // band for tile, _ in visited)
+
+
+MODELS = {"seed": (1024, 2048), "mixtral": (4096, 14336), "qwen3-30b-a3b": (2048, 768), "deepseek-v3": (7168, 2048)}
+
+
+@pytest.mark.parametrize("leg", config.LEGS)
+@pytest.mark.parametrize("D,F", [*MODELS.values(), (64, 128), (192, 128)])
+@pytest.mark.parametrize("rows", [128, 65536])
+def test_rule_finds_a_tile_that_fits(leg, D, F, rows):
+  shape = config.by_rule(leg, D, F, rows=rows, groups=64, processors=132)
+  assert shape.serves(leg, D, F)
+  if (D, F) in MODELS.values() and rows == 65536:
+    assert shape == TileShape(height=128, width=256)
+  if (D, F) in MODELS.values() and rows == 128 and leg != "weight_gradient":
+    assert shape.height == 64
+
+
+@pytest.mark.parametrize("leg,D,F", [("matmul", 96, 128), ("gated_up", 64, 32), ("weight_gradient", 192, 64)])
+def test_no_tile_for_other_widths(leg, D, F):
+  with pytest.raises(NotImplementedError, match=f"multiples of 64.*{D} and {F}.*pad"):
+    config.by_rule(leg, D, F, rows=64, groups=4, processors=132)
+
+
+def test_table_holds_tiles_that_serve():
+  for entry in json.loads(config.TABLE.read_text())["entries"]:
+    assert TileShape(**entry["shape"]).serves(entry["leg"], entry["D"], entry["F"]), entry
+
+
+def test_table_comes_before_the_rule(monkeypatch):
+  mine = TileShape(width=128, band=2)
+  monkeypatch.setattr(config, "_table", lambda: {("H200", "matmul", 8, 64, 128, 512): mine})
+  ask = lambda rows: config.tile_shape("matmul", 64, 128, rows=rows, groups=8, device="H200", processors=132)  # noqa: E731
+  assert ask(8 * 400) == mine != ask(8 * 40)
