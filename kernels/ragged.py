@@ -4,11 +4,13 @@ On CPU and, as compiled without cuDNN, on CUDA, XLA turns it into the work of ev
 """
 
 import functools
+import math
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxmoe.kernels import activations
+from jaxmoe.kernels import activations, work
 from jaxmoe.kernels.activations import Activation
 from jaxmoe.kernels.rows import zero_unowned
 
@@ -57,7 +59,10 @@ def _up(x_ND, weights_EDF, sizes_E, activation: Activation):
 
 def _ragged_dot(left, right, sizes_E, dims):
   # The TPU kernel sums bfloat16 products in float32 and rounds once: asked for float32, it only writes more bytes.
-  return lax.ragged_dot_general(left, right, sizes_E, dims, preferred_element_type=left.dtype)
+  # Each element of a row meets the columns of one expert's matrix, or of the row beside it.
+  columns = right.shape[1] if right.ndim == 2 else math.prod(right.shape[1:]) // left.shape[1]
+  with jax.named_scope(work.kernel_scope(2 * left.shape[1] * columns, left.shape[0])):
+    return lax.ragged_dot_general(left, right, sizes_E, dims, preferred_element_type=left.dtype)
 
 
 def _dims(left: int, right: int, *, rhs_group: list[int]):

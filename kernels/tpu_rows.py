@@ -16,6 +16,8 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from jaxmoe.kernels import work
+
 TILE_ROWS = 128
 LANES = 128
 VMEM_BYTES = 12 * 2**20  # of the 16 MiB that a kernel gets on the smallest device served
@@ -60,7 +62,7 @@ def grouped_rows(
 
   weight_block = (None, width, K) if transposed else (None, K, width)
   beside = len(terms[0][1])
-  return pl.pallas_call(
+  call = pl.pallas_call(
     functools.partial(_visit, len(rows), beside, epilogue, E, height, 1 if transposed else 0),
     grid_spec=pltpu.PrefetchScalarGridSpec(
       num_scalar_prefetch=len(visits),
@@ -79,7 +81,9 @@ def grouped_rows(
       bytes_accessed=_bytes(rows) * (F // width) + _bytes(weights) + outputs * N * F * rows[0].dtype.itemsize,
     ),
     compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary")),
-  )(*visits, *rows, *weights)
+  )
+  with jax.named_scope(work.kernel_scope(2 * K * F * len(weights), N)):
+    return call(*visits, *rows, *weights)
 
 
 def _visit(

@@ -59,8 +59,15 @@ def tile_trips(num_rows: int, num_experts: int, tile: int) -> Trips:
   return Trips(min(max(expected, experts.expected), most) / experts.expected, most / experts.most)
 
 
-def tiled_rows(num_rows: int, num_experts: int) -> Trips:
-  """Rows that a grouped matmul multiplies, padding of the last tiles included."""
+def kernel_scope(flops_a_row: float, num_rows: int) -> str:
+  """Name of the `jax.named_scope` around a kernel that the compiler cannot look into: its matmul FLOPs."""
+  return f"kernel[expected={flops_a_row * expected_rows(num_rows):g},max={flops_a_row * num_rows:g}]"
+
+
+def multiplied_rows(kernel: str | None, num_rows: int, num_experts: int) -> Trips:
+  """Rows that a grouped matmul multiplies. Only the CPU's loops show the padding of their last tiles to a compiler."""
+  if kernel != "cpu_tiles":
+    return Trips(expected_rows(num_rows), num_rows)
   tile = tile_rows(num_rows, num_experts)
   experts, tiles = expert_trips(num_rows, num_experts), tile_trips(num_rows, num_experts, tile)
   return Trips(experts.expected * tiles.expected * tile, experts.most * tiles.most * tile)

@@ -87,7 +87,7 @@ REFERENCES = {
   "model is this plan": ((MODEL, "model: ./plan.yaml\n"), ["model", "model's file", "a deployment's"]),
   "cluster name": ((CLUSTER, "cluster: dgx_h10\n"), ["unknown cluster 'dgx_h10'", "did you mean 'dgx_h100'"]),
   "dense family": ((MODEL, "model: {model_type: llama}\n"),
-    ["model: model_type", "mixtral, qwen3_moe, olmoe", "'llama'"]),
+    ["model: model_type", "qwen3_moe, olmoe, deepseek_v2", "'llama'"]),
 }  # fmt: skip
 
 FILES = {

@@ -10,6 +10,7 @@ from jax import lax
 from jax.experimental.compilation_cache import compilation_cache
 
 from jaxmoe.xla import scopes
+from jaxmoe.xla.flops import matmul_flops
 from jaxmoe.xla.hlo import Module
 from jaxmoe.xla.loops import UnknownTripCount
 from jaxmoe.xla.walk import Declared, UnknownOperation, walk
@@ -251,4 +252,21 @@ def test_a_loop_may_declare_its_expected_and_largest_trips_in_its_scope(stage):
 
   module = modules(loop, jnp.ones((8, 8)), 3)[stage]
   assert executions(module) == (2.5, False)
-  assert executions(module, Declared(loops_at_most=True)) == (7, False)
+  assert executions(module, Declared(at_most=True)) == (7, False)
+
+
+KERNEL = """HloModule kernel, num_partitions=1
+
+ENTRY %main (x: f32[8,8]) -> f32[8,8] {
+  %x = f32[8,8] parameter(0)
+  ROOT %y = f32[8,8] custom-call(%x), custom_call_target="any_kernel", metadata={op_name="jit(f)/SCOPE/pallas_call"}
+}
+"""
+
+
+def test_a_kernel_may_declare_its_flops_in_its_scope():
+  declared = Module.from_text(KERNEL.replace("SCOPE", "experts/kernel[expected=2e+06,max=7e+06]"))
+  assert matmul_flops(declared).by_scope == {"experts/kernel[expected=2e+06,max=7e+06]": 2e6}
+  assert matmul_flops(declared, Declared(at_most=True)).total == 7e6
+  with pytest.raises(UnknownOperation, match="any_kernel"):
+    matmul_flops(Module.from_text(KERNEL.replace("SCOPE", "experts")))

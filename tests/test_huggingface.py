@@ -1,11 +1,13 @@
 """`config.json` of the known families, against their published parameter counts and real files' traps."""
 
+import dataclasses
 import json
 
 import pytest
 
 from jaxmoe.config.catalogue import load_model
 from jaxmoe.config.huggingface import FAMILIES, is_huggingface, model_from_huggingface
+from jaxmoe.config.parts import Biases, DenseLayers, LocalAttention, Rotary
 from jaxmoe.cost.parameters import active_parameters, total_parameters
 from jaxmoe.meshes.errors import UsageError
 
@@ -88,6 +90,29 @@ def test_nested_text_config():
   wrapper = {"model_type": "some_vl", "tie_word_embeddings": True, "text_config": QWEN}
   assert read(wrapper).tied_embeddings is True
   assert read({**wrapper, "text_config": {**QWEN, "tie_word_embeddings": False}}) == read(QWEN)
+  stored = {**wrapper, "quantization_config": {"quant_method": "fp8"}}
+  assert (read(stored).quantization, read(wrapper).quantization) == ("fp8", None)
+
+
+def test_quantization_is_storage_and_changes_nothing_else():
+  stored = read(QWEN, quantization_config={"quant_method": "fp8"})
+  assert dataclasses.replace(stored, quantization=None) == read(QWEN, quantization_config=None) == read(QWEN)
+
+
+def test_what_is_expressed_beyond_the_plain_decoder():
+  assert read(QWEN, mlp_only_layers=[1]).dense == DenseLayers(layers=(1,), d_hidden=999)
+  assert read(QWEN, decoder_sparse_step=2).dense == DenseLayers(layers=(0,), d_hidden=999)
+  assert read(QWEN, attention_bias=True).biases == Biases(query_key_value=True, output=True)
+  assert read(MIXTRAL, sliding_window=7).local == LocalAttention(kind="sliding", size=7, layers=(0, 1))
+  assert read(MIXTRAL, sliding_window=64, max_position_embeddings=64) == read(MIXTRAL, max_position_embeddings=64)
+  kinds = ["full_attention", "sliding_attention"]
+  windows = read(QWEN, layer_types=kinds, use_sliding_window=True, sliding_window=4)
+  assert windows.local == LocalAttention(kind="sliding", size=4, layers=(1,))
+  assert read(OLMOE, clip_qkv=8.0).clip_qkv == 8.0
+  for rope in ({"rope_type": "yarn", "factor": 4.0}, {"type": "yarn", "factor": 4.0}):
+    assert read(QWEN, rope_scaling=rope).rotary == Rotary(scaling="yarn")
+  assert read(QWEN, rope_parameters={"rope_type": "llama3", "rope_theta": 5.0}).rotary == Rotary(scaling="llama3")
+  assert read(QWEN, rope_parameters={"partial_rotary_factor": 0.5}).rotary == Rotary(share=0.5)
 
 
 def test_a_window_that_is_off_is_no_window():
@@ -97,27 +122,28 @@ def test_a_window_that_is_off_is_no_window():
 @pytest.mark.parametrize(
   "config, changes, words",
   [
-    (QWEN, {"mlp_only_layers": [0]}, ["mlp_only_layers", "[]", "[0]"]),
-    (QWEN, {"decoder_sparse_step": 2}, ["decoder_sparse_step", "1", "2"]),
-    (QWEN, {"attention_bias": True}, ["attention_bias", "false", "true"]),
+    (QWEN, {"mlp_only_layers": [0], "intermediate_size": None}, ["intermediate_size is missing", "mlp_only_layers"]),
+    (QWEN, {"mlp_only_layers": [0, 1]}, ["dense", "at least one to experts"]),
+    (MIXTRAL, {"attention_bias": True}, ["attention_bias", "false", "true"]),
     (QWEN, {"use_sliding_window": True, "sliding_window": 4096}, ["sliding_window", "null"]),
-    (QWEN, {"layer_types": ["full_attention", "sliding_attention"]}, ["sliding_window"]),
-    (MIXTRAL, {"sliding_window": 4096}, ["sliding_window", "null"]),
+    (QWEN, {"layer_types": ["full_attention", "sliding_attention"]}, ["sliding_window", "null"]),
+    (QWEN, {"layer_types": ["full_attention", "linear_attention"]}, ["layer_types", "'linear_attention'"]),
+    (QWEN, {"layer_types": ["full_attention"]}, ["layer_types", "2 entries", "1"]),
+    (MIXTRAL, {"sliding_window": 0}, ["sliding_window", "at least 1", "0"]),
     (MIXTRAL, {"hidden_act": "gelu_new"}, ["hidden_act", "'silu'", "'gelu_new'"]),
-    (QWEN, {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, ["rope_scaling", "default", "'yarn'"]),
-    (QWEN, {"rope_scaling": {"type": "linear", "factor": 2.0}}, ["rope_scaling", "'linear'"]),
-    (QWEN, {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}}, ["rope_parameters", "'llama3'"]),
+    (QWEN, {"rope_scaling": {"rope_type": "spiral", "factor": 4.0}}, ["rope_scaling", "yarn", "'spiral'"]),
+    (QWEN, {"rope_parameters": {"rope_type": 3}}, ["rope_parameters", "yarn", "3"]),
     (QWEN, {"rope_parameters": {"rope_theta": "big"}}, ["rope_parameters.rope_theta", "'big'"]),
-    (QWEN, {"rope_parameters": {"partial_rotary_factor": 0.5}}, ["partial_rotary_factor", "1", "0.5"]),
-    (OLMOE, {"clip_qkv": 8.0}, ["clip_qkv", "null", "8.0"]),
-    (QWEN, {"quantization_config": {"quant_method": "fp8"}}, ["quantization_config", "job.precision"]),
+    (QWEN, {"rope_parameters": {"partial_rotary_factor": 1.5}}, ["partial_rotary_factor", "1", "1.5"]),
+    (OLMOE, {"clip_qkv": 0}, ["clip_qkv", "above 0"]),
+    (QWEN, {"quantization_config": {"bits": 8}}, ["quantization_config.quant_method", "nothing"]),
     (QWEN, {"num_experts": "8"}, ["num_experts", "whole number", "'8'", "quotes"]),
     (QWEN, {"num_experts": True}, ["num_experts", "whole number", "true"]),
     (QWEN, {"hidden_size": 0}, ["hidden_size", "at least 1", "0"]),
     (QWEN, {"num_key_value_heads": 3}, ["num_kv_heads", "nearest legal"]),
     (QWEN, {"num_experts_per_tok": 9}, ["experts_per_token", "8", "9"]),
     (QWEN, {"rope_scaling": "yarn"}, ["rope_scaling", "mapping", "'yarn'"]),
-    (MIXTRAL, {"model_type": "llama"}, ["model_type", "mixtral, qwen3_moe, olmoe", "'llama'"]),
+    (MIXTRAL, {"model_type": "llama"}, ["model_type", ", ".join(FAMILIES), "'llama'"]),
     (MIXTRAL, {"model_type": "mixtrl"}, ["model_type", "did you mean 'mixtral'"]),
     (MIXTRAL, {"model_type": None}, ["model_type", "nothing"]),
     (MIXTRAL, {"model_type": ["mixtral"]}, ["model_type", "a list"]),
@@ -130,10 +156,9 @@ def test_what_cannot_be_expressed_is_refused(config, changes, words):
   assert all(word in str(caught.value) for word in words), caught.value
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("config", [MIXTRAL, QWEN, OLMOE], ids=lambda config: config["model_type"])
 @pytest.mark.parametrize("key", ["hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"])
-def test_a_missing_size_is_named(family, key):
-  config = {"mixtral": MIXTRAL, "qwen3_moe": QWEN, "olmoe": OLMOE}[family]
+def test_a_missing_size_is_named(config, key):
   with pytest.raises(UsageError, match=f"{key} is missing"):
     read({name: value for name, value in config.items() if name != key})
 

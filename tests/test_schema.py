@@ -1,15 +1,20 @@
 """The YAML forms give exactly the dataclasses that they spell, and refuse the rest by name."""
 
+import dataclasses
+import json
+
 import pytest
 import yaml
 from plans import PLAN, edited
 
-from jaxmoe.config.catalogue import load_deployment
+from jaxmoe.config.catalogue import load_deployment, load_model, model_names
 from jaxmoe.config.deployment import Claim
 from jaxmoe.config.job import Job, Precision
 from jaxmoe.config.messages import field_path
 from jaxmoe.config.model import ModelConfig
-from jaxmoe.config.schema import ClusterForm, DeploymentForm, checked, cluster_from, model_from
+from jaxmoe.config.model_form import model_from
+from jaxmoe.config.parts import DenseLayers, LatentAttention
+from jaxmoe.config.schema import ClusterForm, DeploymentForm, checked, cluster_from
 from jaxmoe.meshes.cluster import NetworkTier
 from jaxmoe.meshes.errors import UsageError
 from jaxmoe.meshes.strategy import Strategy
@@ -58,6 +63,41 @@ def test_optional_fields_arrive(plan):
   assert (d.job.remat, d.job.precision.weights) == ("full", "bfloat16")
   assert (d.expert_numbering, d.document) == ("across_stages", "a.txt")
   assert [(r.statement, r.reading, r.assumption) for r in d.readings] == [("s", "r", False), ("t", "u", True)]
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_a_model_that_is_shown_is_read_back(name):
+  """Every field of `ModelConfig` has its key, parts included."""
+  model = load_model(name, mtp=True)
+  assert model_from(json.loads(json.dumps(dataclasses.asdict(model))), name="other") == model
+
+
+def test_parts_are_left_out_or_spelled():
+  data = {key: value for key, value in yaml.safe_load(PLAN)["model"].items() if key != "head_dim"}
+  latent = {"rank": 8, "plain_dim": 4, "rotary_dim": 2, "value_dim": 4}
+  model = model_from({**data, "latent": latent, "dense": {"layers": [0, 2], "d_hidden": 9}}, name="m")
+  assert model.latent == LatentAttention(query_rank=None, **latent) and model.head_dim == 6
+  assert model.dense == DenseLayers(layers=(0, 2), d_hidden=9) and model.shared is None
+
+
+@pytest.mark.parametrize(
+  "part, words",
+  [
+    ({"dense": {"layers": [0], "hidden": 9}}, "model.dense.hidden: unknown key .*'d_hidden'"),
+    ({"dense": {"layers": [0, 0], "d_hidden": 9}}, "model.dense.layers must be layer numbers in rising order"),
+    ({"dense": {"layers": [4], "d_hidden": 9}}, "model.dense.layers must lie below num_layers=4, got 4"),
+    ({"dense": {"layers": [0, 1, 2, 3], "d_hidden": 9}}, "leave at least one to experts"),
+    ({"local": {"kind": "near", "size": 2, "layers": [0]}}, r"model\.local\.kind: expected .*'sliding'.*'near'"),
+    ({"local": {"kind": "sliding", "size": 0, "layers": [0]}}, r"model\.local\.size: expected a number of at least 1"),
+    ({"routing": {"groups": 3}}, "num_experts=8 must divide into routing.groups=3"),
+    ({"mtp_layers": -1}, r"model\.mtp_layers: expected a number of at least 0"),
+    ({"latent": {"rank": 8, "plain_dim": 4, "rotary_dim": 2, "value_dim": 4}}, "head_dim = .* = 6 .* got head_dim 16"),
+    ({"latent": {"rank": 8, "plain_dim": 14, "rotary_dim": 2, "value_dim": 4}, "num_kv_heads": 2}, "num_kv_heads 2"),
+  ],
+)  # fmt: skip
+def test_faults_of_parts_are_named(part, words):
+  with pytest.raises(UsageError, match=words):
+    model_from({**yaml.safe_load(PLAN)["model"], **part}, name="m", prefix="model")
 
 
 def test_head_dim_and_kv_heads_have_defaults():

@@ -52,6 +52,7 @@ def test_a_missing_compiler_names_its_install_line(monkeypatch):
 TPU_CASES = {
   "train": (Strategy(stage=2, expert=2, tensor=2), {"remat": "full"}),
   "prefill, folded": (Strategy(data=2, expert=4, heads_over=("expert",)), {"kind": "prefill"}),
+  "train, gather transport": (Strategy(stage=2, expert=4), {"transport": "gather", "remat": "full"}),
   "decode": (Strategy(stage=2, expert=2, tensor=2), {"kind": "decode"}),
 }
 LANES = {"d_model": 256, "head_dim": 128, "d_expert": 512, "vocab_size": 1024}

@@ -1,6 +1,7 @@
 """`jaxmoe model show`: a model's dimensions and parameters."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
@@ -16,19 +17,39 @@ ModelArgument = Annotated[
 
 
 @app.command()
-def show(model: ModelArgument, as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False):
+def show(
+  model: ModelArgument,
+  mtp: Annotated[bool, typer.Option("--mtp", help="Count a config.json's multi-token-prediction layers.")] = False,
+  as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+):
   """Show a model's dimensions, total parameters and the active ones that a token meets."""
   from jaxmoe.config.catalogue import load_model
 
-  config = load_model(model)
+  config = load_model(model, mtp=mtp)
   parameters = _parameters(config)
   fields = dataclasses.asdict(config)
   if as_json:
     write_json({"model": fields, "parameters": parameters})
     return
-  rows: list[list[Any]] = [[name, "-" if value is None else value] for name, value in fields.items()]
+  rows = list(_rows(config))
   rows += [[f"parameters.{kind}", f"{count:,}"] for kind, count in parameters.items()]
   write_table(["field", "value"], rows)
+
+
+def _rows(part: Any, prefix: str = "") -> Iterator[list[Any]]:
+  """[`dense.d_hidden`, 18432] for each field; parts that change nothing are left out."""
+  for field in dataclasses.fields(part):
+    value = getattr(part, field.name)
+    if not dataclasses.is_dataclass(value):
+      yield [prefix + field.name, _cell(value)]
+    elif field.default is None or value != type(value)():
+      yield from _rows(value, f"{prefix}{field.name}.")
+
+
+def _cell(value: Any) -> Any:
+  if isinstance(value, tuple):
+    return ", ".join(map(str, value)) or "-"
+  return "-" if value is None else value
 
 
 def _parameters(config: ModelConfig) -> dict[str, int]:

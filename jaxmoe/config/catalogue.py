@@ -11,7 +11,8 @@ from jaxmoe.config.deployment import Deployment
 from jaxmoe.config.files import closest, got, parse_mapping, read_mapping, shown
 from jaxmoe.config.huggingface import is_huggingface, model_from_huggingface
 from jaxmoe.config.model import ModelConfig
-from jaxmoe.config.schema import DeploymentForm, checked, cluster_from, deployment_from, model_from
+from jaxmoe.config.model_form import model_from
+from jaxmoe.config.schema import DeploymentForm, checked, cluster_from, deployment_from
 from jaxmoe.meshes.cluster import Cluster
 from jaxmoe.meshes.errors import UsageError
 
@@ -48,8 +49,11 @@ def load_cluster(name_or_path: str) -> Cluster:
     return cluster_from(data)
 
 
-def load_model(name_or_path: str) -> ModelConfig:
+def load_model(name_or_path: str, *, mtp: bool = False) -> ModelConfig:
   """A model by its own name, a deployment's name, a YAML of either, or a `config.json`.
+
+  Args:
+    mtp: with the multi-token-prediction layers of a `config.json`.
 
   Raises:
     UsageError: no such name or file, or a fault in it.
@@ -58,7 +62,7 @@ def load_model(name_or_path: str) -> ModelConfig:
     return load_deployment(name_or_path).model
   data, origin, folder = _open("models", name_or_path)
   with _faults_of(origin):
-    return _deployment(data, folder).model if "strategy" in data else _model(data, name=_stem(origin))
+    return _deployment(data, folder).model if "strategy" in data else _model(data, name=_stem(origin), mtp=mtp)
 
 
 def _deployment(data: Mapping[str, Any], folder: Path | None) -> Deployment:
@@ -88,12 +92,12 @@ def _cluster_of(form: DeploymentForm, folder: Path | None) -> Cluster:
     return cluster_from(data)
 
 
-def _model(data: Mapping[str, Any], *, name: str, field: str = "") -> ModelConfig:
+def _model(data: Mapping[str, Any], *, name: str, field: str = "", mtp: bool = False) -> ModelConfig:
   """A model in either form; `field` is where it stands in a deployment."""
   if not is_huggingface(data):
     return model_from(data, name=name, prefix=field)
   with _faults_of(field):
-    return model_from_huggingface(data, name=name)
+    return model_from_huggingface(data, name=name, mtp=mtp)
 
 
 def _reference(field: str, value: Any) -> str:

@@ -4,13 +4,14 @@ A family overrides the properties in which its model code differs. Defaults are 
 class, for files leave out what equals them.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from jaxmoe.config.files import got
 from jaxmoe.config.model import Activation, ModelConfig, Norm, QueryKeyNorm
+from jaxmoe.config.model_form import whole_head_dim
 from jaxmoe.config.parts import (
   Biases,
   DenseLayers,
@@ -21,7 +22,7 @@ from jaxmoe.config.parts import (
   Routing,
   SharedExpert,
 )
-from jaxmoe.config.schema import Layers, Size, whole_head_dim
+from jaxmoe.config.schema import Layers, Size
 
 Positive = Annotated[float, Field(gt=0)]
 Epsilon = Annotated[float, Field(gt=0, le=1)]
@@ -233,6 +234,12 @@ class DecoderConfig(FamilyConfig):
     """Given in `rope_parameters` by newer files, at the top by older ones."""
     theta = (self.rope_parameters or {}).get("rope_theta", self.rope_theta)
     return float(self.default_rope_theta if theta is None else theta)
+
+
+def dense_part(layers: Iterable[int], width: int | None) -> DenseLayers | None:
+  """The dense layers of a model, `None` if there are none (or a refusal says that their width is missing)."""
+  layers = tuple(layers)
+  return DenseLayers(layers=layers, d_hidden=width) if layers and width is not None else None
 
 
 def rope_kind(rope: Mapping[str, Any]) -> Any:

@@ -8,7 +8,8 @@ from pydantic import Field
 from jaxmoe.config.files import got
 from jaxmoe.config.huggingface_base import FamilyConfig, Positive
 from jaxmoe.config.model import ModelConfig
-from jaxmoe.config.schema import Layers, Size, whole_head_dim
+from jaxmoe.config.model_form import whole_head_dim
+from jaxmoe.config.schema import Layers, Size
 
 
 class _Attention(FamilyConfig):

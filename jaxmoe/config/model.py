@@ -16,7 +16,7 @@ from jaxmoe.config.parts import (
 )
 from jaxmoe.meshes.errors import UsageError
 
-Activation = Literal["silu", "gelu", "clamped_silu"]
+Activation = Literal["silu", "gelu", "clamped"]
 Norm = Literal["rms", "layer"]
 QueryKeyNorm = Literal["none", "head", "projection", "unit"]
 
@@ -79,10 +79,10 @@ class ModelConfig:
   local: LocalAttention | None = None
   dense: DenseLayers | None = None
   shared: SharedExpert | None = None
-  routing: Routing = Routing()
-  biases: Biases = Biases()
-  rotary: Rotary = Rotary()
-  multipliers: Multipliers = Multipliers()
+  routing: Routing = dataclasses.field(default_factory=Routing)
+  biases: Biases = dataclasses.field(default_factory=Biases)
+  rotary: Rotary = dataclasses.field(default_factory=Rotary)
+  multipliers: Multipliers = dataclasses.field(default_factory=Multipliers)
   mtp_layers: int = 0
   quantization: str | None = None
 

@@ -1,4 +1,4 @@
-"""The YAML forms of models, clusters and deployments, and their way into the frozen dataclasses.
+"""The YAML forms of clusters and deployments, and their way into the frozen dataclasses; `model_form` has the models'.
 
 All values are in SI base units (bytes, bytes/s, FLOP/s, seconds); `64_000_000_000` and `400e12` are readable
 spellings. Keys and types are strict: an unknown key is an error, a number in quotes is text, true is not 1.
@@ -19,9 +19,9 @@ from pydantic import (
 
 from jaxmoe.config.deployment import Claim, Deployment, ExpertNumbering, Reading
 from jaxmoe.config.files import closest, got
-from jaxmoe.config.job import ExpertKernel, ITEM_BYTES, Job, Kind, Precision, Remat, Transport
+from jaxmoe.config.job import ITEM_BYTES, ExpertKernel, Job, Kind, Precision, Remat, Transport
 from jaxmoe.config.messages import usage_error
-from jaxmoe.config.model import Activation, ModelConfig, QueryKeyNorm
+from jaxmoe.config.model import ModelConfig
 from jaxmoe.meshes.cluster import Cluster, NetworkTier
 from jaxmoe.meshes.errors import UsageError
 from jaxmoe.meshes.strategy import Strategy
@@ -63,31 +63,6 @@ class Form(BaseModel):
   """A mapping with exactly these keys and types."""
 
   model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-class ModelForm(Form):
-  """`num_kv_heads` is `num_heads` if left out; `head_dim` is `d_model / num_heads`."""
-
-  schema_version: Version = 1
-  name: Name | None = None
-  num_layers: Layers
-  d_model: Size
-  num_heads: Size
-  num_kv_heads: Size | None = None
-  head_dim: Size | None = None
-  num_experts: Size
-  experts_per_token: Size
-  d_expert: Size
-  vocab_size: Size
-  gated: bool = True
-  activation: Activation = "silu"
-  query_key_norm: QueryKeyNorm = "none"
-  tied_embeddings: bool = False
-  norm_topk_prob: bool = True
-  rope_theta: Annotated[float, Field(gt=0)] = 10_000.0
-  norm_eps: Annotated[float, Field(gt=0, le=1)] = 1e-6
-  max_sequence_length: Size | None = None
-  aux_loss_coef: Annotated[float, Field(ge=0)] = 0.01
 
 
 class TierForm(Form):
@@ -193,25 +168,6 @@ def checked[F: BaseModel](form: type[F], data: Mapping[str, Any], *, prefix: str
     return form.model_validate(data)
   except ValidationError as error:
     raise usage_error(error, form, prefix=prefix) from error
-
-
-def model_from(data: Mapping[str, Any], *, name: str, prefix: str = "") -> ModelConfig:
-  """A model's mapping; `name` is for one that has none."""
-  form = checked(ModelForm, data, prefix=prefix)
-  fields = form.model_dump(exclude={"schema_version"})
-  fields["name"] = form.name or name
-  fields["num_kv_heads"] = form.num_kv_heads or form.num_heads
-  fields["head_dim"] = form.head_dim or whole_head_dim(form.d_model, form.num_heads)
-  return ModelConfig(**fields)
-
-
-def whole_head_dim(d_model: int, num_heads: int) -> int:
-  """K where only D and H are known."""
-  if d_model % num_heads:
-    raise UsageError(
-      f"model.head_dim is missing, and d_model={d_model} is no multiple of num_heads={num_heads}; add it"
-    )
-  return d_model // num_heads
 
 
 def cluster_from(data: Mapping[str, Any], *, prefix: str = "") -> Cluster:

@@ -16,11 +16,12 @@ from jaxmoe.kernels import work
 TRAIN_PASSES = 3
 
 
-def executed_flops(deployment: Deployment, *, heaviest_routing: bool = False) -> PartFlops:
+def executed_flops(deployment: Deployment, *, heaviest_routing: bool = False, kernel: str | None = None) -> PartFlops:
   """What one device computes: every device the same, or with `gather` as expected, or at most by `heaviest_routing`."""
   d = deployment
   check_priced(d.model)
-  forward = _layer_forward(d, heaviest_routing)
+  rows = expert_rows(d, kernel)
+  forward = _layer_forward(d, rows.most if heaviest_routing else rows.expected)
   runs = ticks(d) * d.layers_per_stage
   passes, score_passes, head_passes = _passes(d)
   return PartFlops(
@@ -43,12 +44,11 @@ def _passes(d: Deployment) -> tuple[float, float, float]:
   return TRAIN_PASSES + again, TRAIN_PASSES + 0.5 + again, TRAIN_PASSES
 
 
-def _layer_forward(d: Deployment, heaviest_routing: bool) -> dict[str, float]:
+def _layer_forward(d: Deployment, rows: float) -> dict[str, float]:
   """One layer, one microbatch, on one device."""
   m, rules = d.model, d.rules
   heads = m.num_heads // rules.shards("attention", "H")
   kv_heads = m.num_kv_heads // rules.shards("attention", "G")
-  rows = expert_rows(d).most if heaviest_routing else expert_rows(d).expected
   width = m.d_expert // rules.shards("expert", "F")
   return {
     "projections": 2 * d.microbatch_tokens * m.d_model * m.head_dim * (2 * heads + 2 * kv_heads),
@@ -58,13 +58,17 @@ def _layer_forward(d: Deployment, heaviest_routing: bool) -> dict[str, float]:
   }
 
 
-def expert_rows(d: Deployment) -> work.Trips:
-  """Rows that one device's experts multiply for one layer and microbatch, padding included: expected and at most."""
+def expert_rows(d: Deployment, kernel: str | None = None) -> work.Trips:
+  """Rows that one device's experts multiply for one layer and microbatch: expected and at most.
+
+  Args:
+    kernel: what multiplies them, a name in jaxmoe/kernels; None leaves out the padding of its tiles.
+  """
   m, rows = d.model, d.model.num_experts
   if d.job.transport == "gather":
     experts = m.num_experts // d.rules.shards("expert", "E")
     with work.expecting(d.dispatch_tokens * m.experts_per_token):
-      return work.tiled_rows(gathered_rows(d), experts)
+      return work.multiplied_rows(kernel, gathered_rows(d), experts)
   rows *= d.expert_capacity if d.job.transport == "capacity" else d.dispatch_tokens
   return work.Trips(rows, rows)
 

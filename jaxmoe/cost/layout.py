@@ -73,7 +73,8 @@ def _latent_attention(model: ModelConfig) -> Layout:
       ("attention/query_latent_norm", "norm", "Q"),
       ("attention/query", "attention", "QHK"),
     ]
-  return query + [
+  return [
+    *query,
     ("attention/latent_down", "attention", "DZ"),
     ("attention/rotary_key", "attention", "DP"),
     ("attention/latent_norm", "norm", "Z"),

@@ -39,7 +39,7 @@ class ParameterTensor:
   @property
   def is_matrix(self) -> bool:
     """Whether tokens are multiplied with it: not a norm, a bias or a sink."""
-    return self.role != "norm" and not self.name.endswith(("norm", "bias", "sinks"))
+    return not self.name.endswith(("norm", "bias", "sinks"))
 
   def dtype(self, precision: Precision) -> str:
     """Stored dtype: routers and all but matrices are kept out of 8 bits."""

@@ -11,6 +11,7 @@ from jaxmoe.cost.memory import memory
 from jaxmoe.meshes.axes import label
 from jaxmoe.xla.compiled import CompiledStep
 from jaxmoe.xla.rewrites import Rewrite, explain
+from jaxmoe.xla.target import Target
 
 # Why each tolerance: bytes of arguments are arithmetic on shapes; matmuls and collectives may be reshaped or merged by
 # the partitioner, which 1 % allows for.
@@ -68,7 +69,8 @@ class Comparison:
 
 def compare(deployment: Deployment, target: str, compiled: CompiledStep) -> Comparison:
   """Judges `compiled` by the formulas."""
-  checks = [*_bytes(deployment, compiled), *_flops(deployment, compiled), *_traffic(deployment, compiled)]
+  kernel = Target.parse(target).expert_kernel(deployment)
+  checks = [*_bytes(deployment, compiled), *_flops(deployment, kernel, compiled), *_traffic(deployment, compiled)]
   return Comparison(
     deployment=deployment,
     target=target,
@@ -101,14 +103,15 @@ def _byte_check(name: str, expected: float, found: float) -> Check:
   return Check(name=name, axis="", unit="bytes", predicted=expected, compiled=found, tolerance=EXACT)
 
 
-def _flops(d: Deployment, compiled: CompiledStep) -> Iterable[Check]:
+def _flops(d: Deployment, kernel: str, compiled: CompiledStep) -> Iterable[Check]:
   """Parts by the partitioned program, where operations still bear their scope; the total by the optimised module."""
-  executed = dataclasses.asdict(executed_flops(d))
+  executed = dataclasses.asdict(executed_flops(d, kernel=kernel))
   for part, found in compiled.flops_by_part.items():
     yield _flop_check(f"{part} matmuls", executed.get(part, 0.0), found)
-  yield _flop_check("all matmuls", executed_flops(d).total, compiled.flops)
-  most = executed_flops(d, heaviest_routing=True).total
-  if most != executed_flops(d).total:
+  total = executed_flops(d, kernel=kernel).total
+  yield _flop_check("all matmuls", total, compiled.flops)
+  most = executed_flops(d, heaviest_routing=True, kernel=kernel).total
+  if most != total:
     yield _flop_check("all matmuls, heaviest routing", most, compiled.flops_at_most)
 
 

@@ -79,7 +79,7 @@ def compile_step(
       memory=compiled_memory(compiled),
       **_padding(optimised.header),
       flops=matmul_flops(optimised).total,
-      flops_at_most=matmul_flops(optimised, Declared(loops_at_most=True)).total,
+      flops_at_most=matmul_flops(optimised, Declared(at_most=True)).total,
       flops_by_part=_by_part(flops),
       partitioned=collectives(partitioned, axis_sizes),
       optimised=collectives(optimised, axis_sizes),

@@ -42,6 +42,9 @@ OTHER_CUSTOM_CALLS = frozenset(
   }
 )  # fmt: skip
 
+# Kernels that XLA adds of its own, by op name: TPU's table of tiles for a ragged dot. They multiply nothing.
+HELPER_KERNELS = frozenset({"ragged-dot-metadata"})
+
 _ASYNC_SUFFIXES = ("-start", "-update", "-done")
 
 

@@ -35,7 +35,7 @@ class Rewrite:
   """How the traffic of one (kind, axes) came about.
 
   Attributes:
-    names: `same`; or `widened` (16 bits to 32, 8 to 16) or `narrowed` (32 to 16), and `combined` (as many elements in fewer
+    names: `same`; or `widened` (16 bits to 32, 8 to 16) or `narrowed` (32 to 16), and `combined` (the same in fewer
       operations) or `split` (in more); `removed` (fewer elements: dead or merged);
       `reduce_scatter_as_all_reduce`; `reordered` (an all-reduce moved across a reduce-scatter); or
       `unplanned`: no rewrite explains it.

@@ -50,6 +50,11 @@ class Target:
       raise UsageError(f"--target cpu:{self.devices} is too small for {deployment.strategy.product}; use cpu:{needed}")
     return self.devices or needed
 
+  def expert_kernel(self, deployment: Deployment) -> str:
+    """What multiplies rows by experts there."""
+    named = deployment.job.expert_kernel
+    return named if named != "platform" else "tpu" if self.topology else "cpu_tiles"
+
   @staticmethod
   def _chips(topology: str) -> int:
     chips = 1

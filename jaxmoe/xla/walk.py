@@ -10,7 +10,7 @@ from jaxmoe.xla import opcodes, scopes
 from jaxmoe.xla.hlo import Instruction, Module
 from jaxmoe.xla.loops import Frame, Site, trip_count
 
-_DECLARED_LOOP = re.compile(r"loop\[expected=(?P<expected>[\d.e+-]+),max=(?P<max>[\d.e+-]+)\]")
+_DECLARATION = re.compile(r"(?P<what>loop|kernel)\[expected=(?P<expected>[\d.e+-]+),max=(?P<max>[\d.e+-]+)\]")
 
 
 class UnknownOperation(NotImplementedError):
@@ -25,19 +25,19 @@ class Declared:
     branch_shares: scope of a conditional -> share of its executions that takes each branch, together 1.
     trip_counts: scope of a loop -> how often its body runs.
     custom_call_flops: target or scope of a custom call -> matmul FLOPs of one execution, 0 if it does none.
-    loops_at_most: count a loop in a scope `loop[expected=..,max=..]`, whose end only the data decides, as often as it
-      may run; else as often as it is expected to.
+    at_most: count a loop in a scope `loop[expected=..,max=..]`, whose end only the data decides, as often as it may
+      run, and a kernel in a scope `kernel[expected=..,max=..]` at its most FLOPs; else as expected.
   """
 
   branch_shares: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
   trip_counts: Mapping[str, float] = dataclasses.field(default_factory=dict)
   custom_call_flops: Mapping[str, float] = dataclasses.field(default_factory=dict)
-  loops_at_most: bool = False
+  at_most: bool = False
 
-  def loop_trips(self, scope: str) -> float | None:
-    """Trips that `scope` itself declares, `None` if it is no such scope."""
-    trips = _DECLARED_LOOP.fullmatch(scope)
-    return float(trips["max" if self.loops_at_most else "expected"]) if trips else None
+  def scope_says(self, what: str, scope: str) -> float | None:
+    """Trips that a scope `loop[..]` declares, or FLOPs that a `kernel[..]` does; `None` if it is no such scope."""
+    said = _DECLARATION.fullmatch(scope)
+    return float(said["max" if self.at_most else "expected"]) if said and said["what"] == what else None
 
 
 NOTHING = Declared()
@@ -112,7 +112,7 @@ class _Walker:
 
   def _trips(self, visit: Visit) -> float:
     """What the caller declares, what the loop's own scope declares, or what the program says; in this order."""
-    for declared in (self._declared.trip_counts.get(_scope(visit)), self._declared.loop_trips(_scope(visit))):
+    for declared in (self._declared.trip_counts.get(_scope(visit)), self._declared.scope_says("loop", _scope(visit))):
       if declared is not None:
         return declared
     return trip_count(self._module, visit.instruction, visit.frame)
@@ -152,8 +152,11 @@ class _Walker:
 
 def custom_call_flops(instruction: Instruction, declared: Declared) -> float | None:
   """Declared matmul FLOPs of one execution, `None` if there are none declared."""
-  by_target = declared.custom_call_flops.get(instruction.text("custom_call_target"))
-  return declared.custom_call_flops.get(_innermost(instruction.op_name)) if by_target is None else by_target
+  scope = _innermost(instruction.op_name)
+  for name in (instruction.text("custom_call_target"), scope):
+    if name in declared.custom_call_flops:
+      return declared.custom_call_flops[name]
+  return 0.0 if instruction.op_name in opcodes.HELPER_KERNELS else declared.scope_says("kernel", scope)
 
 
 def _scope(visit: Visit) -> str:

@@ -8,15 +8,22 @@ import jax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
+from jaxmoe.kernels import work
+
 PROCESSOR_AXIS, WARPGROUP_AXIS = "processor", "warpgroup"
 WARPGROUPS = 3  # of 128 threads; one copies, two multiply
 
 
-def kernel(body, *, name: str, out_type, processors: int, cost: pl.CostEstimate, approximate: bool = True):
-  """A call of `body` in every warpgroup of every processor; `cost` is for XLA's scheduler, which 0.12 can tell it."""
+def kernel(body, *, name: str, out_type, processors: int, rows: int, cost: pl.CostEstimate, approximate: bool = True):
+  """A call of `body` in every warpgroup of every processor, in a scope that declares its work.
+
+  Args:
+    rows: of the array of rows.
+    cost: if all of `rows` are some expert's; for XLA's scheduler, which 0.12 can tell it.
+  """
   takes_cost = "cost_estimate" in inspect.signature(plgpu.kernel).parameters
   more: dict[str, Any] = {"cost_estimate": cost} if takes_cost else {}
-  return plgpu.kernel(
+  call = plgpu.kernel(
     body,
     out_type=out_type,
     grid=(processors,),
@@ -27,6 +34,7 @@ def kernel(body, *, name: str, out_type, processors: int, cost: pl.CostEstimate,
     compiler_params=plgpu.CompilerParams(approx_math=approximate),
     **more,
   )
+  return jax.named_scope(work.kernel_scope(cost.flops / rows, rows))(call)
 
 
 def output(shape: tuple[int, ...], like) -> jax.ShapeDtypeStruct:

@@ -133,5 +133,7 @@ def grouped_rows(
     bytes_accessed=2 * (len(terms) * (N * D + beside * E * D * F) + outputs * N * F),
     transcendentals=0,
   )
-  call = compat.kernel(kernel, name=name, out_type=out_type, processors=processors, cost=cost, approximate=approximate)
+  call = compat.kernel(
+    kernel, name=name, out_type=out_type, processors=processors, rows=N, cost=cost, approximate=approximate
+  )
   return call(tiles, [(aligned(x), tuple(weights)) for x, weights in terms])

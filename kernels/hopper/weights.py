@@ -94,7 +94,7 @@ def grouped_weights(x_ND, y_NF, sizes_E, *, shape: TileShape, processors: int):
 
   out_type = compat.output((E, D, F), x_ND)
   cost = pl.CostEstimate(flops=2 * N * D * F, bytes_accessed=2 * (N * D + N * F + E * D * F), transcendentals=0)
-  call = compat.kernel(kernel, name="weight_gradient", out_type=out_type, processors=processors, cost=cost)
+  call = compat.kernel(kernel, name="weight_gradient", out_type=out_type, processors=processors, rows=N, cost=cost)
   return call(group_rows(sizes_E, N), aligned(x_ND), aligned(y_NF))
 
 
