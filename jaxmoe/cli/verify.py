@@ -13,7 +13,8 @@ from jaxmoe.cli.progress import progress_display
 def run(
   deployment: DeploymentArgument,
   target: Annotated[
-    str, typer.Option(metavar="TARGET", help="What to compile for: cpu or cpu:N fake devices, or a TPU slice, tpu:v5p:4x4x8.")
+    str,
+    typer.Option(metavar="TARGET", help="Compile for: cpu or cpu:N fake devices, or a TPU slice, tpu:v5p:4x4x8."),
   ] = "cpu",
   as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:

@@ -82,7 +82,8 @@ class _Counter:
       case "dot" | "scaled-dot":
         return 2 * x.shape.elements * _extent(x.operands[0], x.dims("lhs_contracting_dims"))
       case "ragged-dot":
-        return 2 * x.operands[0].shape.elements * _ragged_columns(x)
+        declared = custom_call_flops(x, self._declared)  # the groups may fill only some of the rows
+        return 2 * x.operands[0].shape.elements * _ragged_columns(x) if declared is None else declared
       case "convolution":
         return _convolution(x)
       case "custom-call":
