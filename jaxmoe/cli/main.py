@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from jaxmoe import __version__
-from jaxmoe.cli import demo, deployments, estimate, model, place, verify
+from jaxmoe.cli import audit, demo, deployments, estimate, model, place, verify
 from jaxmoe.cli.exit_codes import ExitCode
 from jaxmoe.cli.output import silence_stdout, write
 from jaxmoe.config.files import shown
@@ -26,6 +26,7 @@ app.command("deployments")(deployments.run)
 app.add_typer(model.app, name="model")
 app.command("place")(place.run)
 app.command("estimate")(estimate.run)
+app.command("audit")(audit.run)
 app.command("verify")(verify.run)
 app.command("demo")(demo.run)
 

@@ -1,5 +1,7 @@
 """The experts of every layer; tokens arrive grouped by expert."""
 
+from typing import Any
+
 from flax import nnx
 
 from jaxmoe.config.deployment import Deployment
@@ -14,8 +16,8 @@ class Experts(nnx.Module):
   def __init__(self, deployment: Deployment, *, rngs: nnx.Rngs):
     m = deployment.model
     L, E, D, F = m.num_layers, m.num_experts, m.d_model, m.d_expert
-    self.activation = m.activation
-    self.kernel = None if deployment.job.expert_kernel == "platform" else deployment.job.expert_kernel
+    self.activation: Any = m.activation
+    self.kernel: Any = None if deployment.job.expert_kernel == "platform" else deployment.job.expert_kernel
     self.gate = parameter(deployment, rngs, "expert", "LEDF", (L, E, D, F), fan_in=D) if m.gated else None
     self.up = parameter(deployment, rngs, "expert", "LEDF", (L, E, D, F), fan_in=D)
     self.down = parameter(deployment, rngs, "expert", "LEFD", (L, E, F, D), fan_in=F)
