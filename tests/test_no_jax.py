@@ -12,6 +12,7 @@ VERBS = (
   ["deployments"],
   ["place", "ep64_tp2"],
   ["estimate", "ep64_tp2"],
+  ["audit", "all"],
   ["model", "show", "mixtral-8x7b"],
 )
 

@@ -1,0 +1,1 @@
+"""What deployments should be, and what their documents claim: plain numbers, never a device."""

@@ -1,0 +1,129 @@
+"""An audit as counts, tables that fit 100 columns, and one JSON document."""
+
+import collections
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+from jaxmoe.config.deployment import Deployment
+from jaxmoe.planner.amount import brief
+from jaxmoe.planner.audit import Finding, Requirement, Verdict, audit, requirements
+from jaxmoe.planner.checks import Basis
+from jaxmoe.report.table import Table
+
+# Of the claim and of the arithmetic; with numbers and gaps, 100 columns.
+CLAIM_WIDTH = 28
+ARITHMETIC_WIDTH = 40
+
+_BOUND = {"at_least": ">= ", "at_most": "<= "}
+
+
+def counts(deployments: Sequence[Deployment]) -> Table:
+  """How many claims of each document, and of all, got which verdict."""
+  columns = {d.name: audit(d) for d in deployments}
+  if len(deployments) > 1:
+    columns["all"] = tuple(finding for findings in columns.values() for finding in findings)
+  found = [_by_verdict(findings) for findings in columns.values()]
+  rows = [(verdict.value, *(str(number[verdict.value]) for number in found)) for verdict in Verdict]
+  return Table("Verdicts", ["verdict", *columns], [*rows, ("claims", *(str(len(f)) for f in columns.values()))])
+
+
+def tables(deployments: Sequence[Deployment]) -> list[Table]:
+  """Verdict counts, the findings of each document, then the documents' own requirements."""
+  own = [requirement for d in deployments for requirement in requirements(d)]
+  return [counts(deployments), *map(_findings, deployments), *([_requirements(own)] if own else [])]
+
+
+def document(deployments: Sequence[Deployment]) -> dict[str, Any]:
+  """Values in the claim's unit; shares as fractions of one."""
+  findings = [finding for d in deployments for finding in audit(d)]
+  return {
+    "deployments": [
+      {"deployment": d.name, "document": d.document, "counts": _by_verdict(audit(d))} for d in deployments
+    ],
+    "counts": _by_verdict(findings),
+    "findings": [_finding(finding) for finding in findings],
+    "requirements": [_requirement(requirement) for d in deployments for requirement in requirements(d)],
+  }
+
+
+def _by_verdict(findings: Sequence[Finding]) -> dict[str, int]:
+  found = collections.Counter(finding.verdict for finding in findings)
+  return {verdict.value: found[verdict] for verdict in Verdict}
+
+
+def _findings(d: Deployment) -> Table:
+  """Gravest first; a verdict stands above its claims, and what needs more than a line goes on in the next row."""
+  rows: list[tuple[str, ...]] = []
+  for verdict in Verdict:
+    found = [finding for finding in audit(d) if finding.verdict == verdict]
+    rows += [(verdict.value, "", "", "")] if found else []
+    rows += [line for finding in found for line in _lines(finding)]
+  title = f"{d.name}: {d.document or 'no document'}"
+  return Table(title, ["claim", "document", "recomputed", "arithmetic"], rows)
+
+
+def _lines(f: Finding) -> list[tuple[str, ...]]:
+  recomputed = "-" if f.recomputed is None else _BOUND.get(f.relation, "") + brief(f.recomputed, f.unit)
+  why = f"missing: {f.missing}" if f.missing else "; ".join(filter(None, (f.arithmetic, f.hint)))
+  return _wrapped(f.claim, brief(f.document, f.unit), recomputed, why)
+
+
+def _wrapped(claim: str, document: str, recomputed: str, why: str) -> list[tuple[str, ...]]:
+  names = [line.replace(" ", "_") for line in textwrap.wrap(claim.replace("_", " "), CLAIM_WIDTH - 3)]
+  names = [f"  {name}_" for name in names[:-1]] + [f"  {names[-1]}"]
+  texts = textwrap.wrap(why, ARITHMETIC_WIDTH)
+  lines = max(len(names), len(texts))
+  numbers = [(document, recomputed)] + [("", "")] * (lines - 1)
+  padded = (names + [""] * (lines - len(names)), texts + [""] * (lines - len(texts)))
+  return [(name, *pair, text) for name, pair, text in zip(padded[0], numbers, padded[1], strict=True)]
+
+
+def _requirements(own: Sequence[Requirement]) -> Table:
+  rows: list[tuple[str, ...]] = []
+  for name in dict.fromkeys(requirement.deployment for requirement in own):
+    rows.append((name, "", "", ""))
+    for r in own:
+      if r.deployment == name:
+        verdict = "holds" if r.holds else "does not hold"
+        limit = ("<= " if r.relation == "at_least" else ">= ") + brief(r.limit, r.unit)
+        rows += _wrapped(r.claim, limit, brief(r.estimated, r.unit), f"{verdict}: {r.arithmetic}")
+  return Table(
+    "The documents' own requirements, by estimate", ["requirement", "limit", "estimated", "arithmetic"], rows
+  )
+
+
+def _finding(f: Finding) -> dict[str, Any]:
+  return {
+    "deployment": f.deployment,
+    "claim": f.claim,
+    "quote": f.quote,
+    "document": f.document,
+    "recomputed": f.recomputed,
+    "relation": f.relation,
+    "unit": f.unit,
+    "arithmetic": f.arithmetic,
+    "hint": f.hint,
+    "verdict": f.verdict.value,
+    "missing": f.missing,
+    "sources": {"document": "document", "recomputed": _source(f.basis)},
+  }
+
+
+def _requirement(r: Requirement) -> dict[str, Any]:
+  return {
+    "deployment": r.deployment,
+    "claim": r.claim,
+    "quote": r.quote,
+    "limit": r.limit,
+    "estimated": r.estimated,
+    "unit": r.unit,
+    "arithmetic": r.arithmetic,
+    "holds": r.holds,
+    "sources": {"limit": "document", "estimated": "formula"},
+  }
+
+
+def _source(basis: Basis | None) -> str | None:
+  """Whose numbers a recomputed one was made of."""
+  return None if basis is None else "document" if basis is Basis.DOCUMENT else "formula"
