@@ -23,6 +23,58 @@ CONTRADICTED = [
 ]  # fmt: skip
 IDS = "-".join
 
+# Every claim that is not consistent.
+VERDICTS = {
+  "ep256_pp16": {
+    "contradicts_document":
+      "devices expert_parallel_size pipeline_parallel_size_in_product kv_cache_bytes_per_layer "
+      "stage_message_bytes",
+    "contradicts_model":
+      "kv_cache_bytes_per_device flops_per_token throughput_tokens_per_s_per_device "
+      "throughput_tokens_per_ms_per_device required_tokens_per_ms_per_device prefill_latency_s "
+      "link_bytes_per_s stage_message_s",
+  },
+  "ep64_tp2": {
+    "contradicts_document":
+      "expert_bytes_per_device",
+    "contradicts_model":
+      "memory_utilization compute_utilization compute_utilization_maximum attention_bytes_per_device "
+      "activation_bytes_per_device memory_bytes_per_device expert_parallel_efficiency",
+    "not_checkable":
+      "load_variance",
+  },
+  "ep64_tp2_pp4": {
+    "impossible":
+      "throughput_batches_per_s latency_s",
+    "contradicts_document":
+      "devices expert_parallel_size module_divisions",
+    "contradicts_model":
+      "parameters_total memory_bytes_per_device memory_utilization parameter_bytes_per_device "
+      "activation_bytes_total device_utilization parallel_efficiency_minimum link_bytes_per_s "
+      "communication_overhead",
+  },
+  "tp4_ep4_pp4": {
+    "impossible":
+      "modules_per_device sequential_layers",
+    "contradicts_document":
+      "devices",
+    "contradicts_model":
+      "modules_per_device_maximum parameter_bytes_per_device activation_bytes_per_device "
+      "optimizer_bytes_per_device buffer_bytes_per_device memory_bytes_per_device latency_reduction "
+      "device_utilization_minimum",
+    "not_checkable":
+      "throughput_increase",
+  },
+  "tp8_pp4_ep4_dp4": {
+    "contradicts_document":
+      "parameters_total memory_bytes_total earlier_memory_bytes_total throughput_sequences_per_s "
+      "device_memory_efficiency gradient_accumulation_steps",
+    "contradicts_model":
+      "parameter_bytes_total activation_bytes_total gradient_bytes_total optimizer_bytes_total latency_s "
+      "compute_efficiency",
+  },
+}  # fmt: skip
+
 # What a reader of the documents finds with pencil and paper: (claim, verdict, its arithmetic here).
 BY_HAND = [
   # 000: matmuls of 128 x 1024 tokens in 16 layers: projections 8 D^2, experts 8 D F, router 2 D E, half of 4 S D
@@ -37,6 +89,7 @@ BY_HAND = [
   ("ep64_tp2_pp4", "device_utilization", "contradicts_model", 8 / (8 + 4 - 1)),
   ("ep64_tp2_pp4", "system_flops_per_s", "consistent", 128 * 240e12),
   ("ep64_tp2_pp4", "expert_31_last_device", "consistent", 31 * 2 + 1),
+  ("ep64_tp2_pp4", "stage_2_last_device", "consistent", 3 * 32 - 1),
   # 001
   ("ep256_pp16", "devices", "contradicts_document", 4096),
   ("ep256_pp16", "pipeline_parallel_size_in_product", "contradicts_document", 16),
@@ -51,6 +104,9 @@ BY_HAND = [
    16 * (64 * 2 * 1024 * 2048 + 4 * 1024**2 + 64 * 1024 + 2 * 1024) + 2 * 32768 * 1024 + 1024),
   ("tp8_pp4_ep4_dp4", "earlier_parameters_total", "consistent", 4430267392),
   ("tp8_pp4_ep4_dp4", "memory_bytes_total", "contradicts_document", 60e9 + 8.4e9 + 60e9 + 120e9),
+  ("tp8_pp4_ep4_dp4", "parameter_bytes_total", "contradicts_model", 4430267392 * 4),
+  ("tp8_pp4_ep4_dp4", "gradient_bytes_total", "contradicts_model", 4430267392 * 4),
+  ("tp8_pp4_ep4_dp4", "optimizer_bytes_total", "contradicts_model", 4430267392 * 2 * 4),
   ("tp8_pp4_ep4_dp4", "throughput_sequences_per_s", "contradicts_document", 128 * 4 / 0.064),
   ("tp8_pp4_ep4_dp4", "gradient_accumulation_steps", "contradicts_document", 512 / (32 * 4)),
   ("tp8_pp4_ep4_dp4", "device_memory_efficiency", "contradicts_document", 257 / 512 / 64),
@@ -83,6 +139,12 @@ def test_every_claim_has_a_verdict_from_a_rule():
     assert not any(isinstance(part, Missing) and "a rule" in part.what for part in rule_of(claim)), claim
     assert (finding.verdict == Verdict.NOT_CHECKABLE) == (finding.missing is not None) == (finding.recomputed is None)
     assert finding.missing or finding.arithmetic
+
+
+@pytest.mark.parametrize("name", VERDICTS)
+def test_verdicts_are_these(name):
+  found = {(f.claim, f.verdict.value) for f in audit(DOCUMENTS[name]) if f.verdict != Verdict.CONSISTENT}
+  assert found == {(claim, verdict) for verdict, names in VERDICTS[name].items() for claim in names.split()}
 
 
 @pytest.mark.parametrize("name, claim, verdict, recomputed", BY_HAND, ids=[f"{row[0]}-{row[1]}" for row in BY_HAND])
@@ -188,6 +250,7 @@ def test_amounts_carry_precision_and_text():
   each = total / exact(512, "512 devices")
   assert (total.low, total.high) == pytest.approx((67.85e9, 68.95e9))
   assert each.text == "(60 GB + 8.4 GB) / 512 devices" and each.high == pytest.approx(68.95e9 / 512)
+  assert book.said("parameter_bytes_total").value == 60e9
   assert exact(67.9e9).agrees_with(total) and not exact(67.8e9).agrees_with(total)
   assert Book(book.d, binary=True).said("parameter_bytes_total").value == pytest.approx(60 * 2**30)
 
@@ -248,6 +311,14 @@ def test_one_deployment_by_path_and_an_unknown_one(tmp_path, capsys):
 def test_rules_name_no_claim_twice():
   numbered = {"stage_0_last_layer", "stage_12_last_device", "expert_3_last_device"}
   assert all(not isinstance(rule_of(name)[0], Missing) for name in numbered) and not numbered & set(RULES)
+
+
+@pytest.mark.parametrize("prefix, bytes_", [("K", 2**10), ("T", 2**40), ("P", 2**50), ("m", 1e-3), ("", 1)])
+def test_binary_bytes_of_any_prefix(prefix, bytes_):
+  scale = {"K": 1e3, "T": 1e12, "P": 1e15, "m": 1e-3, "": 1}[prefix]
+  claim = dataclasses.replace(DOCUMENTS["ep64_tp2"].claims[0], quote=f"3{prefix}B", value=3 * scale, unit="bytes")
+  d = dataclasses.replace(DOCUMENTS["ep64_tp2"], claims=(claim,))
+  assert Book(d, binary=True).said("devices").value == pytest.approx(3 * bytes_)
 
 
 @pytest.mark.parametrize("value", [0, -1, 1e-300, 1e308])

@@ -159,7 +159,7 @@ def test_single_layers_add_up_to_the_stacked_tensors(name):
 
 
 @pytest.mark.parametrize("strategy", [Strategy(expert=8), Strategy(expert=8, tensor=4)], ids=lambda s: s.product)
-@pytest.mark.parametrize("name", set(model_names()) - {"granite-3.1-3b-a800m"})  # its vocabulary is odd
+@pytest.mark.parametrize("name", sorted(set(model_names()) - {"granite-3.1-3b-a800m"}))  # its vocabulary is odd
 def test_shards_of_every_family_sum_to_the_whole(name, strategy):
   model, rules = load_model(name, mtp=True), PartitionRules(strategy)
   for tensor in parameter_tensors(model):

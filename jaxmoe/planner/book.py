@@ -26,6 +26,7 @@ PARALLEL_SIZES = {
 _LABELS = {**PARALLEL_SIZES, "earlier_expert_parallel_size": "EP"}
 
 _PREFIX = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "m": 1e-3, "μ": 1e-6}
+_BINARY_POWER = {"k": 1, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
 _NUMBER = r"(?<![\d.])(?P<digits>\d{1,3}(?:,\d{3})+|\d+(?:\.\d+)?)"
 _UNIT = r"(?:\s?(?:(?P<percent>%)|(?P<prefix>[kKMGTPmμ]?)(?:B|Flops|FLOPS|FLOps|Bps|s)\b))?"
 _PRINTED = re.compile(_NUMBER + _UNIT)
@@ -64,7 +65,7 @@ def _is_exact(claim: Claim, prefix: str) -> bool:
 class Book:
   """Claims as amounts, and the same quantities as the model, strategy, job and cluster have them.
 
-  `binary` reads kB, MB, GB and TB of the document as powers of 1024: a claim may mean either.
+  `binary` reads kB, MB, GB, TB and PB of the document as powers of 1024: a claim may mean either.
   """
 
   def __init__(self, deployment: Deployment, *, binary: bool = False):
@@ -82,7 +83,7 @@ class Book:
       raise Unsaid(name)
     claim = self.claims[name]
     how = printed(claim)
-    power = " kMGT".index(how.prefix.replace("K", "k") or " ") if claim.unit == "bytes" and self.binary else 0
+    power = _BINARY_POWER.get(how.prefix, 0) if claim.unit == "bytes" and self.binary else 0
     scale = 1.024**power
     text = " ".join(filter(None, (_LABELS.get(name), shown(claim.value, claim.unit))))
     return Amount(claim.value * scale, (claim.value - how.half) * scale, (claim.value + how.half) * scale, text)
