@@ -8,7 +8,7 @@ BIN := .venv/bin
 OLDEST := .venv-oldest
 PYTEST := -m pytest -n 2
 
-.PHONY: docs demo test test-all test-oldest check format format-check lint types bench clean
+.PHONY: docs demo test test-all test-oldest check format format-check lint types bench schedules clean
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
@@ -45,6 +45,10 @@ docs: .venv/installed
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/demo_parts.py
+
+# Measures the pipeline schedules anew, after a change of their tables: some minutes.
+schedules: .venv/installed
+	$(BIN)/python -m jaxmoe.pipeline.schedule_facts_make
 
 clean:
 	rm -rf .venv $(OLDEST) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -11,7 +11,8 @@ the loss fell: True
 
 import os
 
-# Before jax starts: it asks for its devices once.
+# Before jax starts: it asks for its devices once, and would take a GPU where there is one.
+os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
 
 from jaxmoe.config.catalogue import load_deployment

@@ -10,13 +10,13 @@ from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxmoe.meshes.axes import AXES
-from jaxmoe.meshes.errors import MissingError
+from jaxmoe.meshes.errors import MissingError, UsageError
 from jaxmoe.meshes.rules import PartitionRules
 from jaxmoe.meshes.strategy import Strategy
 
 
 def build_mesh(strategy: Strategy, devices=None) -> Mesh:
-  """A mesh over the first `strategy.devices` of `devices` (default: those of this process's backend), rank row-major.
+  """A mesh over the first `strategy.devices` of `devices` (default: those of this process's backend), in rank order.
 
   Axes are Auto: jax's default (Explicit) loses the stage sharding of stacked layers.
 
@@ -32,7 +32,8 @@ def build_mesh(strategy: Strategy, devices=None) -> Mesh:
       f"strategy needs {strategy.product}, but {len(devices)} {devices[0].platform} devices are present;"
       f" for fake CPU devices set XLA_FLAGS=--xla_force_host_platform_device_count={strategy.devices} before jax starts"
     )
-  grid = np.array(devices[: strategy.devices]).reshape([strategy.size(axis) for axis in AXES])
+  ranks = np.array(devices[: strategy.devices]).reshape([strategy.size(axis) for axis in strategy.order])
+  grid = ranks.transpose([strategy.order.index(axis) for axis in AXES])
   return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
@@ -41,6 +42,7 @@ def topology_devices(topology: str) -> list:
 
   Raises:
     MissingError: the extra `tpu` is not installed.
+    UsageError: its compiler knows no such slice.
   """
   # libtpu asks a metadata server and its environment where it is; nowhere is the answer.
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
@@ -50,7 +52,12 @@ def topology_devices(topology: str) -> list:
   os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
   if importlib.util.find_spec("libtpu") is None:
     raise MissingError("compiling for TPU needs libtpu; install it with: pip install 'jaxmoe[tpu]'")
-  return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
+  try:
+    return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
+  except jax.errors.JaxRuntimeError as error:
+    raise UsageError(
+      f"TPU slice {topology} is unknown to the TPU compiler: {error}; name one like v5e:2x4 or v5p:4x4x8"
+    ) from error
 
 
 def spec(rules: PartitionRules, role: str, letters: str) -> PartitionSpec:

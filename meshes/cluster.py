@@ -12,14 +12,22 @@ class NetworkTier:
 
   Attributes:
     devices: size of the aligned block of ranks that this tier joins (8 for a node of 8; the whole cluster at the top).
-    bandwidth_bytes_per_s: of one device, in one direction.
-    latency_s: of one message.
+    bandwidth_bytes_per_s: of one device, in one direction, over all its links.
+    latency_s: of one message; in a torus, of one hop.
+    efficiency: share of the bandwidth that large messages reach, in (0, 1].
+    torus_axes: axes of the torus that joins the devices, each with two links of a device; None where a switch does.
   """
 
   name: str
   devices: int
   bandwidth_bytes_per_s: float
   latency_s: float
+  efficiency: float = 1.0
+  torus_axes: int | None = None
+
+  @property
+  def reached_bytes_per_s(self) -> float:
+    return self.bandwidth_bytes_per_s * self.efficiency
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,6 +39,7 @@ class Cluster:
     devices_per_host: devices in one host.
     peak_flops_per_s: matmul peak by dtype name (`bfloat16`, `float8_e4m3fn`, ...).
     matmul_efficiency: share of the peak that matmuls reach, in (0, 1].
+    expert_matmul_efficiency: share that the matmuls of a device's experts reach together; None, as any matmul.
     memory_bytes: of one device.
     memory_bandwidth_bytes_per_s: of one device's memory.
     memory_efficiency: share of the memory bandwidth that is reached, in (0, 1].
@@ -47,6 +56,7 @@ class Cluster:
   memory_bandwidth_bytes_per_s: float
   memory_efficiency: float
   tiers: tuple[NetworkTier, ...]
+  expert_matmul_efficiency: float | None = None
   source: str = ""
   assumptions: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
 
@@ -59,7 +69,7 @@ class Cluster:
     spans = [tier.devices for tier in self.tiers]
     if spans != sorted(set(spans)):
       raise UsageError(f"cluster {self.name}: tiers must grow from inner to outer, got spans {spans}")
-
-  def tier_spanning(self, extent: int) -> NetworkTier:
-    """The innermost tier that joins an aligned block of `extent` ranks."""
-    return next(tier for tier in self.tiers if tier.devices >= extent)
+    if any(tier.torus_axes for tier in self.tiers[1:]):
+      raise UsageError(
+        f"cluster {self.name}: only the innermost tier can be a torus; leave torus_axes out of the others"
+      )

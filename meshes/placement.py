@@ -1,8 +1,8 @@
 """Where everything lies: device rank <-> mesh coordinates, host, and the layers and experts of a device."""
 
 import dataclasses
-import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import overload
 
 from jaxmoe.meshes.axes import AXES, STAGE
 from jaxmoe.meshes.errors import UsageError
@@ -14,7 +14,7 @@ class Placement:
   """One device.
 
   Attributes:
-    rank: its place in the mesh, the last axis fastest.
+    rank: its place in the order of the strategy, the last axis fastest.
     host: the host that it sits in.
     coordinates: its index on every mesh axis.
     layers: layers of its pipeline stage.
@@ -37,33 +37,68 @@ class Placement:
     return tuple(first + expert for expert in self.experts)
 
 
-def place(strategy: Strategy, num_layers: int, num_experts: int, *, devices_per_host: int = 8) -> tuple[Placement, ...]:
-  """Every device in rank order, rank = ((data * stages + stage) * experts + expert) * tensors + tensor.
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Placements(Sequence[Placement]):
+  """Devices in rank order, each worked out when it is asked for: of a million, a slice costs the slice.
 
-  Raises:
-    UsageError: layers do not divide over stages, or experts over the axes that carry them.
+  Attributes:
+    layers, experts: how many of them one device holds.
   """
-  layers = _part_size("num_layers", num_layers, strategy, (STAGE,))
-  experts = _part_size("num_experts", num_experts, strategy, strategy.experts_over)
 
-  def device(rank: int, at: Mapping[str, int]) -> Placement:
+  strategy: Strategy
+  layers: int
+  experts: int
+  devices_per_host: int
+
+  def __len__(self) -> int:
+    return self.strategy.devices
+
+  @overload
+  def __getitem__(self, index: int) -> Placement: ...
+  @overload
+  def __getitem__(self, index: slice) -> tuple[Placement, ...]: ...
+  def __getitem__(self, index: int | slice) -> Placement | tuple[Placement, ...]:
+    ranks = range(len(self))[index]
+    return self._device(ranks) if isinstance(ranks, int) else tuple(map(self._device, ranks))
+
+  def _device(self, rank: int) -> Placement:
+    strategy, at = self.strategy, _coordinates(self.strategy, rank)
     return Placement(
       rank=rank,
-      host=rank // devices_per_host,
+      host=rank // self.devices_per_host,
       coordinates=at,
-      layers=_block(at[STAGE], layers),
-      experts=_block(_part(strategy, at, strategy.experts_over), experts),
+      layers=_block(at[STAGE], self.layers),
+      experts=_block(_part(strategy, at, strategy.experts_over), self.experts),
       heads_part=_part(strategy, at, strategy.heads_over),
       width_part=_part(strategy, at, strategy.width_axes),
     )
 
-  indices = itertools.product(*(range(strategy.size(axis)) for axis in AXES))
-  return tuple(device(rank, dict(zip(AXES, index, strict=True))) for rank, index in enumerate(indices))
+
+def place(strategy: Strategy, num_layers: int, num_experts: int, *, devices_per_host: int = 8) -> Placements:
+  """Every device in rank order, by default rank = ((data * stages + stage) * experts + expert) * tensors + tensor.
+
+  Raises:
+    UsageError: layers do not divide over stages, or experts over the axes that carry them.
+  """
+  return Placements(
+    strategy=strategy,
+    layers=_part_size("num_layers", num_layers, strategy, (STAGE,)),
+    experts=_part_size("num_experts", num_experts, strategy, strategy.experts_over),
+    devices_per_host=devices_per_host,
+  )
 
 
 def rank_of(strategy: Strategy, coordinates: Mapping[str, int]) -> int:
   """The rank at these coordinates, the inverse of `place`."""
-  return _part(strategy, coordinates, AXES)
+  return _part(strategy, coordinates, strategy.order)
+
+
+def _coordinates(strategy: Strategy, rank: int) -> Mapping[str, int]:
+  """The index on every axis, in mesh order."""
+  at: dict[str, int] = {}
+  for axis in reversed(strategy.order):
+    rank, at[axis] = divmod(rank, strategy.size(axis))
+  return {axis: at[axis] for axis in AXES}
 
 
 def _part(strategy: Strategy, coordinates: Mapping[str, int], axes: tuple[str, ...]) -> int:

@@ -4,7 +4,7 @@ import dataclasses
 
 from jaxmoe.meshes.axes import STAGE
 from jaxmoe.meshes.errors import UsageError
-from jaxmoe.meshes.strategy import Strategy
+from jaxmoe.meshes.strategy import Folding
 
 ROLES = ("attention", "expert", "dense", "router", "norm", "vocabulary", "activation")
 
@@ -19,7 +19,7 @@ class PartitionRules:
   head, W its value. A letter that a role does not list stays whole.
   """
 
-  strategy: Strategy
+  strategy: Folding
 
   def axes(self, role: str, letter: str) -> tuple[str, ...]:
     """Mesh axes that split this dimension, `()` if it is whole."""
@@ -60,15 +60,18 @@ class PartitionRules:
 
   def _table(self, role: str) -> dict[str, tuple[str, ...]]:
     s = self.strategy
-    tables = {
-      "attention": {"L": (STAGE,), "H": s.heads_over, "G": s.heads_over},
-      "expert": {"L": (STAGE,), "E": s.experts_over, "F": s.width_axes},
-      "dense": {"L": (STAGE,), "I": s.heads_over, "J": s.heads_over},
-      "router": {"L": (STAGE,)},
-      "norm": {"L": (STAGE,)},
-      "vocabulary": {"V": s.vocabulary_axes},
-      "activation": {"L": (STAGE,), "B": s.batch_axes, "H": s.heads_over, "G": s.heads_over},
-    }
-    if role not in tables:
-      raise UsageError(f"role must be one of {', '.join(ROLES)}, got {role!r}")
-    return tables[role]
+    match role:
+      case "attention":
+        return {"L": (STAGE,), "H": s.heads_over, "G": s.heads_over}
+      case "expert":
+        return {"L": (STAGE,), "E": s.experts_over, "F": s.width_axes}
+      case "dense":
+        return {"L": (STAGE,), "I": s.heads_over, "J": s.heads_over}
+      case "router" | "norm":
+        return {"L": (STAGE,)}
+      case "vocabulary":
+        return {"V": s.vocabulary_axes}
+      case "activation":
+        return {"L": (STAGE,), "B": s.batch_axes, "H": s.heads_over, "G": s.heads_over}
+      case _:
+        raise UsageError(f"role must be one of {', '.join(ROLES)}, got {role!r}")

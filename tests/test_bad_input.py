@@ -30,8 +30,8 @@ PLANS = {
   "nothing for number": (("expert: 4,", "expert: ,"), ["strategy.expert", "whole number", "nothing"]),
   "list for number": (("expert: 4,", "expert: [4],"), ["strategy.expert", "whole number", "a list"]),
   "zero": (("expert: 4,", "expert: 0,"),
-    ["strategy.expert", "at least 1", "got 0", "nearest legal value is 1"]),
-  "negative": (("batch: 16", "batch: -16"), ["job.batch", "at least 1", "-16", "nearest legal value is 1"]),
+    ["strategy.expert", "at least 1", "got 0", "nearest in range is 1"]),
+  "negative": (("batch: 16", "batch: -16"), ["job.batch", "at least 1", "-16", "nearest in range is 1"]),
   "absurd": (("batch: 16", "batch: 1" + "0" * 40), ["job.batch", "at most 16777216", "digits"]),
   "list for mapping": (("strategy: {data: 1, stage: 2, expert: 4, tensor: 2}", "strategy: [1, 2]"),
                        ["strategy", "expected a mapping", "a list"]),
@@ -47,11 +47,23 @@ PLANS = {
                     ["job.precision.compute", "bfloat16", "'bf16'", "did you mean 'bfloat16'"]),
   "dtype without peak": (("microbatches: 2", "precision: {compute: float16}"),
                          ["job.precision.compute", "bfloat16", "'float16'", "lab"]),
+  "computing in 8 bits": (("microbatches: 2", "precision: {compute: float8_e4m3fn}"),
+    ["job.precision.compute: expected one of float64, float32, bfloat16, float16, got", "only read"]),
+  "optimizer in 8 bits": (("microbatches: 2", "precision: {optimizer: float8_e4m3fn}"),
+    ["job.precision.optimizer: expected one of float64, float32, bfloat16, float16, got", "only read"]),
+  "training weights of 8 bits": (("microbatches: 2", "precision: {weights: float8_e4m3fn}"),
+    ["job.precision.weights: expected one of float64, float32, bfloat16, float16 in a train job", "decode"]),
+  "abbreviated peak": (("{bfloat16: 100e12}", "{bf16: 100e12}"),
+    ["cluster.peak_flops_per_s.bf16: expected one of float64", "did you mean 'bfloat16'"]),
   "unknown peak": (("{bfloat16: 100e12}", "{bfloat61: 100e12}"),
     ["peak_flops_per_s", "did you mean 'bfloat16'"]),
   "no peak": (("{bfloat16: 100e12}", "{}"), ["cluster.peak_flops_per_s"]),
   "share above one": (("matmul_efficiency: 0.5", "matmul_efficiency: 50"),
-                      ["cluster.matmul_efficiency", "at most 1", "50", "nearest legal value is 1"]),
+                      ["cluster.matmul_efficiency", "at most 1", "50", "nearest in range is 1"]),
+  "absurd, beyond what Python reads": (("batch: 16", "batch: 1" + "0" * 5000),
+    ["job.batch", "at most 16777216", "digits"]),
+  "absurd version": (("schema_version: 1", "schema_version: " + "7" * 4200),
+    ["schema_version", "expected 1", "digits"]),
   "infinite": (("100e12", "1e999"), ["cluster.peak_flops_per_s", "finite"]),
   "capacity": (("microbatches: 2", "capacity_factor: 0"), ["job.capacity_factor", "above 0", "got 0"]),
   "heads over": (("tensor: 2}", "tensor: 2, heads_over: [data]}"),
@@ -59,18 +71,20 @@ PLANS = {
   "repeated attention": (("tensor: 2}", "tensor: 2, heads_over: [expert]}"),
     ["strategy.heads_over", "repeated", "tensor: 1"]),
   "too many devices": (("data: 1,", "data: 2,"),
-    ["2 data x 2 stage x 4 expert x 2 tensor = 32 devices", "16"]),
+    ["2 data x 2 stage x 4 expert x 2 tensor = 32 devices", "16",
+     "nearest legal strategy.expert is 2"]),
   "layers over stages": (("num_layers: 4", "num_layers: 5"),
-    ["model.num_layers=5", "multiple of stage = 2", "is 4"]),
+    ["model.num_layers=5", "multiple of stage = 2", "strategy.stage is 1", "model.num_layers is 6"]),
   "experts over experts": (("num_experts: 8", "num_experts: 6"),
-    ["model.num_experts=6", "expert = 4", "is 8"]),
-  "heads over tensor": (("num_heads: 4", "num_heads: 3"), ["model.num_heads=3", "tensor = 2", "is 4"]),
-  "batch over devices": (("batch: 16", "batch: 15"), ["job.batch=15", "expert = 4", "is 16"]),
+    ["model.num_experts=6", "expert = 4", "strategy.expert is 2", "model.num_experts is 8"]),
+  "heads over tensor": (("num_heads: 4", "num_heads: 3"),
+    ["model.num_heads=3", "tensor = 2", "model.num_heads is 4 with model.num_kv_heads 4"]),
+  "batch over devices": (("batch: 16", "batch: 15"), ["job.batch=15", "expert = 4", "job.batch is 16"]),
   "microbatches": (("microbatches: 2", "microbatches: 3"),
-    ["job.microbatches=3", "4 sequences", "nearest legal value is"]),
+    ["job.microbatches=3", "4 sequences", "nearest legal job.microbatches is 4"]),
   "more experts than there are": (("experts_per_token: 2", "experts_per_token: 9"),
-    ["experts_per_token", "8", "9"]),
-  "odd head": (("head_dim: 16", "head_dim: 15"), ["head_dim", "even", "15", "use 16"]),
+    ["experts_per_token", "num_experts=8", "got 9", "nearest legal model.experts_per_token is 8"]),
+  "odd head": (("head_dim: 16", "head_dim: 15"), ["head_dim", "even", "got 15", "nearest legal model.head_dim is 16"]),
   "small tier": (("name: link, devices: 16", "name: link, devices: 8"), ["tier", "8", "16"]),
   "syntax": (("batch: 16", "batch: [16"), ["YAML", "line"]),
   "twice": (("stage: 2,", "stage: 2, stage: 2,"), ["line 24", "'stage'", "twice"]),
@@ -87,7 +101,8 @@ REFERENCES = {
   "model is this plan": ((MODEL, "model: ./plan.yaml\n"), ["model", "model's file", "a deployment's"]),
   "cluster name": ((CLUSTER, "cluster: dgx_h10\n"), ["unknown cluster 'dgx_h10'", "did you mean 'dgx_h100'"]),
   "dense family": ((MODEL, "model: {model_type: llama}\n"),
-    ["model: model_type", "qwen3_moe, olmoe, deepseek_v2", "'llama'"]),
+    ["model: model_type", "qwen3_moe, olmoe, deepseek_v2", "'llama'", "no Mixture-of-Experts model"]),
+  "cluster is a model": ((CLUSTER, "cluster: mixtral-8x7b\n"), ["'mixtral-8x7b' is a model", "not a cluster"]),
 }  # fmt: skip
 
 FILES = {
@@ -136,6 +151,12 @@ def test_a_bad_plan(case, tmp_path, refused):
   assert_words(refused("place", "plan.yaml"), ["plan.yaml: ", *words])
 
 
+@pytest.mark.parametrize("verb", [["place"], ["model", "show"]], ids=" ".join)
+def test_a_key_that_cannot_be_printed_is_escaped(verb, tmp_path, refused):
+  (tmp_path / "file.json").write_text('{"a\\ud800b": 1}')
+  assert_words(refused(*verb, "file.json"), ["key 'a\\ud800b'", "surrogate"])
+
+
 @pytest.mark.parametrize("case", FILES)
 @pytest.mark.parametrize("verb", [["place"], ["model", "show"]], ids=" ".join)
 def test_a_bad_file(case, verb, tmp_path, refused):
@@ -150,6 +171,8 @@ def test_a_bad_file(case, verb, tmp_path, refused):
     (["place", "nowhere.yaml"], ["nowhere.yaml", "no such file"]),
     (["place", "./"], ["directory"]),
     (["place", "ep46_tp2"], ["unknown deployment 'ep46_tp2'", "did you mean 'ep64_tp2'", "tp4_ep4_pp4"]),
+    (["place", "mixtral-8x7b"], ["'mixtral-8x7b' is a model", "model show", "not a deployment", "tp4_ep4_pp4"]),
+    (["estimate", "mixtral-8x7b"], ["'mixtral-8x7b' is a model", "model show", "not a deployment"]),
     (["place", "\x1b[31mred\n"], ["unknown deployment '\\x1b[31mred\\n'"]),
     (["place", ""], ["unknown deployment ''"]),
     (["model", "show", "gpt-9"], ["unknown model 'gpt-9'", "mixtral-8x7b"]),

@@ -7,11 +7,11 @@ import pytest
 import tiny
 
 from jaxmoe.config.catalogue import deployment_names, load_deployment, load_model
-from jaxmoe.cost.collectives import Collective, collectives, ticks
+from jaxmoe.cost.collectives import Collective, collectives
 from jaxmoe.cost.estimate import estimate
 from jaxmoe.cost.flops import executed_flops, flops_per_token, useful_flops
 from jaxmoe.cost.memory import cache_bytes, memory
-from jaxmoe.cost.network import collective_s, extent
+from jaxmoe.cost.network import collective_s
 from jaxmoe.cost.parameters import (
   active_parameters,
   local_parameter_bytes,
@@ -122,7 +122,7 @@ def test_executed_flops_count_bubble_padding_and_recomputation():
   padded = tiny.deployment(capacity_factor=1.5, microbatches=1)
   assert executed_flops(padded).experts == useful_flops(plain).experts * 1.5
   piped = tiny.deployment(Strategy(stage=4), capacity_factor=1.0, microbatches=2)
-  assert ticks(piped) == 5
+  assert piped.ticks == 5
   assert executed_flops(piped).experts == useful_flops(piped).experts * 5 / 2
 
 
@@ -168,8 +168,6 @@ def test_network_time_by_hand():
 
 def test_a_group_that_leaves_the_node_uses_the_slower_tier():
   s = Strategy(data=2, expert=8)
-  assert extent(s, ("expert",)) == 8
-  assert extent(s, ("data",)) == 16
   inside, outside = (Collective("x", "all-gather", (axis,), 1_000_000, 1) for axis in ("expert", "data"))
   assert collective_s(inside, s, tiny.CLUSTER) == pytest.approx(7e-6 + 7 / 8 * 1e-5)
   assert collective_s(outside, s, tiny.CLUSTER) == pytest.approx(1e-5 + 1 / 2 * 1e-4)
@@ -180,12 +178,45 @@ def test_an_unknown_collective_has_no_time():
     collective_s(Collective("x", "broadcast", ("expert",), 1, 1), Strategy(expert=2), tiny.CLUSTER)
 
 
-def test_time_is_a_roofline_plus_the_network():
-  d = tiny.deployment(Strategy(expert=2))
-  time = step_time(d)
-  assert time.matmul_s == pytest.approx(executed_flops(d).total / (1e12 * 0.5))
-  assert time.total_s == max(time.matmul_s, time.memory_s) + time.network_s
-  assert time.network_s == pytest.approx(sum(collective_s(c, d.strategy, d.cluster) for c in collectives(d)))
+def test_time_by_hand():
+  """Prefill on one device at 1e12 FLOP/s x 0.5 and 1e12 B/s x 0.5, float32; every term from the sizes alone."""
+  d = tiny.deployment(kind="prefill", microbatches=1, capacity_factor=1.0)
+  T, D, K, H, S, F, E, V = 256, 32, 8, 4, 16, 64, 8, 256
+  rows = 2 * T
+  rate = 0.5e12
+
+  def slower(flops, numbers):
+    return max(flops, 4 * numbers) / rate
+
+  q = T * K * 4 * H  # query, key, value and their mix
+  expected = {
+    "projections": slower(2 * T * D * K * 4 * H, 4 * D * H * K + 2 * T * D + q),
+    "scores": slower(2 * 2 * T * S * H * K, q),
+    "router": slower(2 * T * D * E, T * D + T * E),
+    "experts": slower(2 * rows * 3 * D * F, 3 * E * D * F + rows * (2 * D + 3 * F)),
+    "elementwise": 4 * (5 * T * D + q + 4 * rows * D + 3 * rows * F + 5 * T * D) / rate,
+  }
+  found = step_time(d).terms()
+  for name, seconds in expected.items():
+    assert found[name] == pytest.approx(4 * seconds), name  # four layers
+  assert found["head"] == pytest.approx(slower(2 * 16 * D * V, V * D + 16 * (D + V)))
+  assert step_time(d).total_s == pytest.approx(4 * sum(expected.values()) + found["head"])
+
+
+def test_training_makes_three_passes_and_idles_by_the_table():
+  forward = step_time(tiny.deployment(kind="prefill", microbatches=2)).matmuls
+  trained = step_time(tiny.deployment(microbatches=2)).matmuls
+  assert trained["experts"] == pytest.approx(3 * forward["experts"])
+  assert trained["scores"] == pytest.approx(3.5 * forward["scores"])
+  piped = step_time(tiny.deployment(Strategy(stage=4), microbatches=2))
+  busy = sum(piped.matmuls.values()) + piped.exchange + piped.layer_network
+  assert piped.bubble == pytest.approx(busy * 3 / 2)
+
+
+def test_network_time_adds_every_collective():
+  """Weights' gradients are summed in one message for each group, so that only they may cost less than one by one."""
+  d = tiny.deployment(Strategy(expert=2, tensor=2), kind="prefill", microbatches=2)
+  assert step_time(d).network_s == pytest.approx(sum(collective_s(c, d.strategy, d.cluster) for c in collectives(d)))
 
 
 def test_a_dtype_without_a_peak_is_refused():

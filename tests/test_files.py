@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from jaxmoe.config.files import MAX_BYTES, closest, parse_mapping, read_mapping, shown
+from jaxmoe.config.files import MAX_BYTES, closest, got, parse_mapping, read_mapping, shown
 from jaxmoe.meshes.errors import UsageError
 
 
@@ -52,8 +52,9 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     (b"a: \x07\n", False, ["YAML", "character"]),
     (b'{"a": 1,}', True, ["JSON", "line 1"]),
     (b'{"a": NaN}', True, ["finite", "NaN"]),
-    (b'{"a": ' + b"9" * 5000 + b"}", True, ["JSON"]),
-    (b"a: " + b"9" * 5000, False, ["YAML"]),
+    (b'{"a\\ud800": 1}', True, ["'a\\ud800'", "surrogate"]),
+    (b'{"a": {"\\udfff": 1}}', True, ["'\\udfff'", "surrogate"]),
+    (b'b: 1\n"a\\ud800": 1\n', False, ["line 2", "'a\\ud800'", "surrogate"]),
     (b"\x89PNG\r\n\x1a\n\x00\xff", False, ["UTF-8", "0x89"]),
     (b"a: 1\nb: 2\na: 3\n", False, ["line 3", "'a'", "twice"]),
     (b"a: {b: 1, b: 2}\n", False, ["line 1", "'b'", "twice"]),
@@ -76,6 +77,14 @@ def test_unreadable_content_is_one_usage_error(content, is_json, words):
   assert message.startswith("plan.yaml: ") and "\n" not in message and len(message) < 300
   assert all(word in message for word in words), message
   assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("content, is_json", [(b'{"a": %s}', True), (b"a: %s", False), (b"a: -%s", False)])
+def test_a_number_longer_than_python_reads_is_left_to_the_check_of_its_field(content, is_json):
+  number = parse_mapping(content % (b"9" * 5000), origin="f", is_json=is_json)["a"]
+  assert got(number) == "a number of more than 30 digits"
+  with pytest.raises(OverflowError):
+    float(number)
 
 
 def test_missing_file_directory_pipe_and_size(tmp_path):

@@ -21,6 +21,10 @@ QWEN = {
   "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32,
   "num_experts": 8, "num_experts_per_tok": 2, "vocab_size": 96,
 }  # fmt: skip
+LLAMA = {
+  "model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+  "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 96,
+}  # fmt: skip
 OLMOE = {**MIXTRAL, "model_type": "olmoe"}
 # transformers' own counts of the published checkpoints
 PUBLISHED = {
@@ -143,7 +147,8 @@ def test_a_window_that_is_off_is_no_window():
     (QWEN, {"num_key_value_heads": 3}, ["num_kv_heads", "nearest legal"]),
     (QWEN, {"num_experts_per_tok": 9}, ["experts_per_token", "8", "9"]),
     (QWEN, {"rope_scaling": "yarn"}, ["rope_scaling", "mapping", "'yarn'"]),
-    (MIXTRAL, {"model_type": "llama"}, ["model_type", ", ".join(FAMILIES), "'llama'"]),
+    (MIXTRAL, {"model_type": "llama"}, ["model_type", ", ".join(FAMILIES), "'llama'; write other"]),
+    (LLAMA, {}, ["model_type", ", ".join(FAMILIES), "got the text 'llama'; no key names experts"]),
     (MIXTRAL, {"model_type": "mixtrl"}, ["model_type", "did you mean 'mixtral'"]),
     (MIXTRAL, {"model_type": None}, ["model_type", "nothing"]),
     (MIXTRAL, {"model_type": ["mixtral"]}, ["model_type", "a list"]),
@@ -161,6 +166,16 @@ def test_what_cannot_be_expressed_is_refused(config, changes, words):
 def test_a_missing_size_is_named(config, key):
   with pytest.raises(UsageError, match=f"{key} is missing"):
     read({name: value for name, value in config.items() if name != key})
+
+
+@pytest.mark.parametrize(
+  "model_type, key",
+  [("mixtral", "num_local_experts"), ("gpt_oss", "num_local_experts"), ("olmoe", "num_experts")],
+)
+def test_missing_experts_are_named_as_the_family_does(model_type, key):
+  config = {name: value for name, value in MIXTRAL.items() if name != "num_local_experts"}
+  with pytest.raises(UsageError, match=f"^{key} is missing"):
+    read(config, model_type=model_type)
 
 
 def test_checkpoint_folder_and_file(tmp_path):

@@ -23,7 +23,7 @@ from jaxmoe.meshes.axes import AXES, EXPERT
 PLANNING = {"config", "meshes", "cost", "planner"}
 RUNNING = {"kernels", "model", "pipeline", "train", "serve", "xla"}
 # Pipeline schedules are plain data that planning reads: the modules named alone.
-SCHEDULES = {"pipeline.schedules", "pipeline.schedule_makers", "pipeline.schedule_timing"}
+SCHEDULES = {"pipeline.schedules", "pipeline.schedule_makers", "pipeline.schedule_timing", "pipeline.schedule_facts"}
 # Layer -> the layers that it may import, beside itself.
 LAYERS = {
   "kernels": set(),

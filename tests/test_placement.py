@@ -6,6 +6,7 @@ import re
 from collections import Counter
 
 import pytest
+from plans import edited
 
 from jaxmoe.cli.main import main
 from jaxmoe.config.catalogue import deployment_names, load_deployment
@@ -119,6 +120,61 @@ def test_json_is_one_document(capsys):
   row = document["placement"][34]
   assert row["coordinates"] == {"data": 0, "stage": 1, "expert": 1, "tensor": 0}
   assert (row["experts"], row["expert_numbers"], row["layers"], row["host"]) == ([1], [17], [4, 5, 6, 7], 4)
+
+
+MANY = 8_000_000
+PLAN_OF_MANY = (
+  ("  devices: 16\n", f"  devices: {MANY}\n"),
+  ("link, devices: 16", f"link, devices: {MANY}"),
+  ("data: 1, stage: 2, expert: 4, tensor: 2", f"data: {MANY // 16}, stage: 2, expert: 4, tensor: 2"),
+  ("batch: 16", f"batch: {MANY // 2}"),
+)
+
+
+@pytest.fixture
+def many(tmp_path):
+  (tmp_path / "plan.yaml").write_text(edited(*PLAN_OF_MANY))
+  return str(tmp_path / "plan.yaml")
+
+
+def test_the_first_of_millions_are_printed(many, capsys):
+  assert main(["place", many]) == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert [int(line.split()[0]) for line in lines[3:-1]] == list(range(4096))
+  assert lines[-1] == "... 7,995,904 more; use --ranks A:B"
+
+
+def test_ranks_are_a_slice(many, capsys):
+  assert main(["place", many, "--ranks", "7999998:", "--json"]) == 0
+  document = json.loads(capsys.readouterr().out)
+  assert document["ranks"] == [7999998, 8000000] and document["devices"] == MANY
+  last = document["placement"][-1]
+  assert last["coordinates"] == {"data": MANY // 16 - 1, "stage": 1, "expert": 3, "tensor": 1}
+  assert main(["place", many, "--ranks", "0:4097"]) == 0
+  out = capsys.readouterr().out
+  assert out.splitlines()[-1].startswith("4096 ") and "more" not in out
+
+
+@pytest.mark.parametrize("arguments", [["--json"], ["--ranks", "5:131078"], ["--ranks", ":131073", "--json"]])
+def test_too_many_ranks_at_once_are_refused(arguments, many, capsys):
+  assert main(["place", many, *arguments]) == 2
+  out, err = capsys.readouterr()
+  assert out == "" and err.count("\n") == 1 and "131072" in err and "--ranks" in err
+
+
+@pytest.mark.parametrize("ranks", ["", "5", "5:5", "9:3", "-1:", ":129", "a:b", ":" + "9" * 5000])
+def test_bad_ranks_are_refused(ranks, capsys):
+  assert main(["place", "ep64_tp2", "--ranks", ranks]) == 2
+  out, err = capsys.readouterr()
+  assert out == "" and "A:B with 0 <= A < B <= 128" in err and len(err) < 400
+
+
+def test_rank_order_is_the_strategys():
+  strategy = Strategy(data=2, stage=2, expert=2, tensor=2, order=("stage", "data", "tensor", "expert"))
+  rows = place(strategy, 2, 2)
+  assert [rows[rank].coordinates["expert"] for rank in range(3)] == [0, 1, 0]
+  assert [row.coordinates["stage"] for row in rows] == [0] * 8 + [1] * 8
+  assert [rank_of(strategy, row.coordinates) for row in rows] == list(range(16))
 
 
 GRID = [

@@ -46,6 +46,15 @@ def test_every_field_arrives(plan):
   assert d.cluster.tiers == (NetworkTier(name="link", devices=16, bandwidth_bytes_per_s=1e11, latency_s=1e-6),)
 
 
+def test_8_bit_weights_are_for_serving(plan):
+  for kind in ("prefill", "decode"):
+    served = edited(("kind: train", f"kind: {kind}"), ("microbatches: 2", "precision: {weights: float8_e4m3fn}"))
+    assert plan(served).job.precision.weights == "float8_e4m3fn"
+  for field in ("compute", "optimizer"):
+    with pytest.raises(UsageError, match=rf"job\.precision\.{field} must be one of .*'float8_e4m3fn'"):
+      Precision(**{field: "float8_e4m3fn"})
+
+
 def test_optional_fields_arrive(plan):
   d = plan(
     edited(

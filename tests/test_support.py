@@ -1,4 +1,4 @@
-"""What can be planned but not run, or not priced, says so and names why."""
+"""What can be planned but not run says so and names why; what it costs is known all the same."""
 
 import dataclasses
 
@@ -9,6 +9,7 @@ from plans import PLAN, edited
 
 from jaxmoe.cli.main import main
 from jaxmoe.config.catalogue import model_names
+from jaxmoe.config.job import Job, Precision
 from jaxmoe.config.model import ModelConfig
 from jaxmoe.config.parts import (
   Biases,
@@ -20,15 +21,14 @@ from jaxmoe.config.parts import (
   Routing,
   SharedExpert,
 )
-from jaxmoe.cost.collectives import collectives
 from jaxmoe.cost.estimate import estimate
-from jaxmoe.cost.flops import executed_flops
-from jaxmoe.cost.memory import activation_bytes
+from jaxmoe.cost.flops import executed_flops, useful_flops
+from jaxmoe.meshes.strategy import Strategy
 from jaxmoe.model.support import check_supported
 from jaxmoe.model.transformer import Transformer
 
 LATENT = LatentAttention(query_rank=None, rank=8, plain_dim=4, rotary_dim=4, value_dim=8)
-NOT_PRICED = {
+UNUSUAL_LAYERS = {
   "latent attention": {"latent": LATENT},
   "near keys": {"local": LocalAttention(kind="sliding", size=4, layers=(0,))},
   "dense layers": {"dense": DenseLayers(layers=(0,), d_hidden=8)},
@@ -36,7 +36,7 @@ NOT_PRICED = {
   "prediction layers": {"mtp_layers": 1},
 }
 NOT_RUN = {
-  **NOT_PRICED,
+  **UNUSUAL_LAYERS,
   "biases": {"biases": Biases(router=True)},
   "attention sinks": {"sinks": True},
   "layer norm": {"norm": "layer"},
@@ -75,25 +75,64 @@ def test_plain_models_are_supported():
 
 
 @pytest.mark.parametrize("words", NOT_RUN)
-def test_what_has_no_price_says_so(words):
-  d = tiny.deployment(sizes=NOT_RUN[words])
-  if words not in NOT_PRICED:
-    assert estimate(d).time.total_s > 0
-    return
-  for price in (executed_flops, collectives, lambda d: activation_bytes(d, "none")):
-    with pytest.raises(NotImplementedError, match=f"not priced: it has .*{words}"):
-      price(d)
+def test_what_does_not_run_has_a_price(words):
+  """On one device, with room for every row and no more, the program computes what the model needs.
+
+  The useful FLOPs are summed over parameters, the executed ones over operations; attention differs by the mask.
+  """
+  d = tiny.deployment(sizes=NOT_RUN[words], capacity_factor=1.0, microbatches=1)
+  executed, useful = executed_flops(d), useful_flops(d)
+  assert executed.router == pytest.approx(useful.router, rel=1e-12 if "shared" not in words else 1)
+  assert executed.experts == pytest.approx(useful.experts, rel=1e-12)
+  assert executed.attention >= useful.attention
+  assert estimate(d).time.total_s > 0
+
+
+STRATEGIES = {
+  "context parallelism": Strategy(data=2, context=2),
+  "sequence parallelism": Strategy(tensor=2, sequence_parallel=True),
+}
+JOBS = {
+  "zero 1": {"zero": 1},
+  "schedule 1f1b": {"schedule": "1f1b"},
+  "schedule interleaved": {"schedule": "interleaved", "chunks": 2},
+  "selective rematerialisation": {"remat": "selective"},
+  "transport ragged": {"transport": "ragged"},
+}
+
+
+@pytest.mark.parametrize("words", [*STRATEGIES, *JOBS])
+def test_plans_beyond_the_program_say_so(words):
+  d = tiny.deployment(STRATEGIES.get(words, Strategy(stage=2)), **JOBS.get(words, {}))
+  assert estimate(d).time.total_s > 0
+  with pytest.raises(NotImplementedError, match=f"can be planned but not run: it has .*{words}"):
+    Transformer(d, rngs=nnx.Rngs(0))
+
+
+def test_precisions_beyond_the_program_say_so():
+  d = tiny.deployment(Strategy())
+  d = dataclasses.replace(d, job=dataclasses.replace(d.job, precision=Precision(gradients="float32", master="float32")))
+  with pytest.raises(NotImplementedError, match="a master copy of the weights"):
+    Transformer(d, rngs=nnx.Rngs(0))
+
+
+def test_every_choice_of_a_plan_is_run_or_refused():
+  """A field added to these must be run, or be refused above."""
+  run = {"kind", "batch", "sequence_length", "microbatches", "capacity_factor", "expert_kernel", "precision"}
+  refused = {key for job in JOBS.values() for key in job} | {"remat", "transport", "chunks"}
+  assert {field.name for field in dataclasses.fields(Job)} == run | refused
+  run = {"data", "stage", "expert", "tensor", "heads_over", "experts_over", "order"}
+  assert {field.name for field in dataclasses.fields(Strategy)} == run | {"context", "sequence_parallel"}
 
 
 MODEL = PLAN[PLAN.index("model:\n") : PLAN.index("cluster:\n")]
 
 
-@pytest.mark.parametrize("verb, words", [("estimate", "not priced"), ("verify", "planned but not run")])
-def test_verbs_refuse_in_one_line(verb, words, tmp_path, capsys):
+def test_verify_refuses_in_one_line(tmp_path, capsys):
   (tmp_path / "p.yaml").write_text(edited((MODEL, "model: gpt-oss-120b\n")))
-  assert main([verb, str(tmp_path / "p.yaml")]) == 2
+  assert main(["verify", str(tmp_path / "p.yaml")]) == 2
   out, err = capsys.readouterr()
-  assert out == "" and err.count("\n") == 1 and words in err and "gpt-oss-120b" in err
+  assert out == "" and err.count("\n") == 1 and "planned but not run" in err and "gpt-oss-120b" in err
 
 
 @pytest.mark.parametrize("name", model_names())

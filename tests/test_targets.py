@@ -1,18 +1,27 @@
 """Targets of verify: fake CPU devices, and TPU slices that are not here."""
 
+import dataclasses
 import importlib.util
+import pathlib
 
 import pytest
 import tiny
 
+from jaxmoe.cli.exit_codes import ExitCode
+from jaxmoe.cli.main import main
 from jaxmoe.config.catalogue import load_deployment
 from jaxmoe.meshes.errors import MissingError, UsageError
 from jaxmoe.meshes.strategy import Strategy
+from jaxmoe.xla.flops import matmul_flops
+from jaxmoe.xla.hlo import Module
 from jaxmoe.xla.layout import aliased_arguments, argument_padding
 from jaxmoe.xla.target import Target
 from jaxmoe.xla.verify import verify
+from jaxmoe.xla.walk import UnknownOperation
 
 WITH_TPU = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="the extra tpu is not installed")
+
+ACCELERATOR = any(pathlib.Path(device).exists() for device in ("/dev/nvidia0", "/dev/accel0", "/dev/vfio/0"))
 
 HEADER = (
   "HloModule m, is_scheduled=true, input_output_alias={ {0}: (1, {}, may-alias), {1}: (2, {}, may-alias) },"
@@ -26,13 +35,63 @@ def test_padding_by_hand():
   assert aliased_arguments(HEADER) == (1, 2)
 
 
-UNKNOWN = ("gpu", "cpu:0", "cpu:x", "", "tpu", "tpu:v5p", "tpu:4x4", "tpu:v5p:4", "TPU:v5p:2x2x1")
+OFFLOADED = """
+HloModule m
+ENTRY %main (x: s32[8]) -> s32[8] {
+  %x = s32[8] parameter(0)
+  ROOT %y = s32[8] custom-call(%x), custom_call_target="new", backend_config={"sparse_core_config":{"offload":"WHAT"}}
+}
+"""
+
+
+def test_a_gather_given_to_sparse_cores_multiplies_nothing_and_other_unknown_calls_are_refused():
+  assert matmul_flops(Module.from_text(OFFLOADED.replace("WHAT", "OFFLOAD_GATHER"))).total == 0
+  with pytest.raises(UnknownOperation, match="'new'"):
+    matmul_flops(Module.from_text(OFFLOADED.replace("WHAT", "OFFLOAD_MATMUL")))
+
+
+LONG = "cpu:" + "9" * 5000
+UNKNOWN = ("gpu", "cpu:0", "cpu:x", "", LONG, "local:2", "tpu", "tpu:v5p", "tpu:4x4", "tpu:v5p:4", "TPU:v5p:2x2x1")
 
 
 @pytest.mark.parametrize("text", UNKNOWN)
 def test_an_unknown_target_is_refused(text):
   with pytest.raises(UsageError, match="--target must be cpu or cpu:N"):
     Target.parse(text)
+
+
+@pytest.mark.parametrize("target", ["cpu:2049", "cpu:99999999"])
+def test_more_fake_devices_than_xla_takes_are_refused(target):
+  with pytest.raises(UsageError, match=r"at most 2048 devices, got \d+; use --target cpu:2048"):
+    verify(tiny.deployment(Strategy()), target)
+
+
+def test_a_plan_of_more_devices_than_can_be_faked_is_refused():
+  tier = dataclasses.replace(tiny.CLUSTER.tiers[0], devices=4096)
+  cluster = dataclasses.replace(tiny.CLUSTER, devices=4096, tiers=(tier,))
+  d = dataclasses.replace(tiny.deployment(batch=8192), cluster=cluster, strategy=Strategy(data=4096))
+  with pytest.raises(UsageError, match="at most 2048 devices, got 4096; name a TPU slice"):
+    verify(d, "cpu")
+
+
+@pytest.mark.skipif(ACCELERATOR, reason="an accelerator is here, and takes the place of the CPU")
+def test_local_compiles_for_the_devices_that_are_here():
+  """Without fake devices a CPU is one device."""
+  assert Target.parse("local") == Target(local=True)
+  found = verify(tiny.deployment(Strategy()), "local")
+  assert found.agrees and found.compiled.platform == "cpu"
+
+
+def test_local_needs_as_many_devices_as_the_plan(capsys):
+  assert main(["verify", "ep64_tp2", "--target", "local"]) == ExitCode.MISSING
+  err = capsys.readouterr().err
+  assert "= 128 devices, and " in err and " devices are present; " in err and "--target cpu" in err
+
+
+@WITH_TPU
+def test_a_slice_that_no_tpu_has_is_refused():
+  with pytest.raises(UsageError, match="v9z:1x1x1 is unknown to the TPU compiler"):
+    verify(tiny.deployment(Strategy()), "tpu:v9z:1x1x1")
 
 
 def test_a_slice_of_another_size_is_refused():

@@ -3,9 +3,12 @@
 import dataclasses
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 import tiny
+from plans import edited
 
 from jaxmoe.cli.exit_codes import ExitCode
 from jaxmoe.cli.main import main
@@ -13,6 +16,7 @@ from jaxmoe.config.catalogue import deployment_names, load_deployment
 from jaxmoe.cost import collectives as cost_collectives
 from jaxmoe.meshes.errors import UsageError
 from jaxmoe.meshes.strategy import Strategy
+from jaxmoe.report.verification import tables, verdict
 from jaxmoe.xla.child import ChildFailed, run_in_child
 from jaxmoe.xla.compare import compare
 from jaxmoe.xla.compiled import compile_step
@@ -43,6 +47,10 @@ def test_every_document_verifies_at_full_size(name, capsys):
   assert rows["parameters", ""]["compiled"] > 0
   assert rows["all matmuls", ""]["compiled"] > 0
   assert all(rewrite["ok"] and rewrite["rewrites"] for rewrite in document["rewrites"])
+  held = document["memory_bytes"]["argument_bytes"] + document["memory_bytes"]["output_bytes"]
+  needed = held - document["memory_bytes"]["alias_bytes"]
+  assert document["fits"] and document["memory_bytes"]["needed_bytes"] == needed <= document["capacity_bytes"]
+  assert document["sources"].items() >= {"predicted": "formula", "compiled": "compiled"}.items()
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +106,82 @@ def test_a_disagreement_is_exit_code_4(compiled, monkeypatch, capsys):
   assert "FAILS" in out
 
 
+FLOAT64 = {
+  "everything": {"weights": "float64", "compute": "float64", "optimizer": "float64"},
+  "weights": {"weights": "float64"},
+  "compute": {"compute": "float64"},
+  "optimizer": {"optimizer": "float64"},
+}
+
+
+@pytest.mark.parametrize("name", FLOAT64)
+def test_64_bits_agree(name, tmp_path, capsys):
+  """Arguments of 8 bytes an item, by hand: with x64 off, jax would make them 4."""
+  precision = ", ".join(f"{field}: {dtype}" for field, dtype in FLOAT64[name].items())
+  _plan(tmp_path, ("100e12}", "100e12, float64: 10e12}"), ("microbatches: 2}", f"precision: {{{precision}}}}}"))
+  assert main(["verify", str(tmp_path / "plan.yaml"), "--json"]) == ExitCode.DONE
+  found = {check["name"]: check["compiled"] for check in json.loads(capsys.readouterr().out)["checks"]}
+  wide = {field: 8 if FLOAT64[name].get(field) == "float64" else 4 for field in ("weights", "optimizer")}
+  moments = found["optimizer"] - 4
+  assert moments * wide["weights"] == 2 * found["parameters"] * wide["optimizer"]
+
+
+def test_a_device_too_small_is_exit_code_4(tmp_path, capsys):
+  """Adam's moments are twice the weights, and the largest."""
+  _plan(tmp_path, ("16_000_000_000", "100_000"))
+  assert main(["verify", str(tmp_path / "plan.yaml"), "--json"]) == ExitCode.DISAGREES
+  document = json.loads(capsys.readouterr().out)
+  assert (document["ok"], document["agrees"], document["fits"]) == (False, True, False)
+  assert (document["capacity_bytes"], document["largest_class"]) == (100_000, "optimizer")
+  assert document["memory_bytes"]["needed_bytes"] > 100_000
+
+
+def test_too_little_room_is_said_and_temporaries_count_where_they_are_exact(compiled):
+  d, step = compiled
+  held, total = step.memory.held_bytes, step.memory.total_bytes
+  assert held < total
+
+  def judged(room, platform):
+    small = dataclasses.replace(d, cluster=dataclasses.replace(d.cluster, memory_bytes=room))
+    return compare(small, "cpu", dataclasses.replace(step, platform=platform))
+
+  assert judged(held, "cpu").ok and judged(total, "cpu").ok
+  assert not judged(held - 1024, "cpu").ok
+  assert judged(total, "tpu").fit.ok and not judged(total - 1, "tpu").fit.ok
+  found = judged(held - 1024, "cpu")
+  assert verdict(found).startswith("does not fit: ") and "1.00 KiB more than" in verdict(found)
+  assert "largest: optimizer" in verdict(found)
+  assert any("DOES NOT FIT" in row for table in tables(found) for row in table.rows)
+
+
+INHERITED = {
+  "XLA_FLAGS": "--nonsense --xla_force_host_platform_device_count=3",
+  "JAX_PLATFORMS": "tpu",
+  "JAX_ENABLE_X64": "1",
+  "JAX_NUM_CPU_DEVICES": "3",
+}
+
+
+def test_what_the_caller_tells_jax_does_not_reach_the_compiler(monkeypatch):
+  for name, value in INHERITED.items():
+    monkeypatch.setenv(name, value)
+  assert verify(tiny.deployment(Strategy(expert=2), kind="decode"), "cpu").ok
+
+
+def test_a_process_with_odd_variables_verifies(tmp_path):
+  """Of its own, for these variables are read once: the parent must get by with them as well."""
+  _plan(tmp_path, ("kind: train", "kind: decode"))
+  command = [sys.executable, "-m", "jaxmoe", "verify", str(tmp_path / "plan.yaml")]
+  environment = {**os.environ, **INHERITED, "JAX_ENABLE_X64": "perhaps", "PYTHONPATH": os.pathsep.join(sys.path)}
+  done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.startswith("agrees: ")
+
+
+def _plan(folder, *edits):
+  (folder / "plan.yaml").write_text(edited(*edits))
+
+
 def test_more_devices_than_needed_may_be_compiled_for():
   assert verify(tiny.deployment(Strategy(expert=2), kind="prefill"), "cpu:4").ok
 
@@ -110,6 +194,13 @@ def test_a_target_too_small_is_refused():
 def test_a_child_that_dies_is_reported_with_its_last_lines():
   with pytest.raises(ChildFailed, match="No module named 'nowhere'"):
     run_in_child("nowhere:nothing", devices=1, progress=lambda _: None)
+
+
+def test_a_child_that_dies_is_printed_with_its_last_lines(monkeypatch, capsys):
+  """The exception stands far behind the 120 characters that other errors are cut at."""
+  monkeypatch.setattr("jaxmoe.xla.verify.verify", lambda *_: run_in_child("nowhere:no", devices=1, progress=print))
+  assert main(["verify", "ep64_tp2"]) == ExitCode.INTERNAL_ERROR
+  assert "No module named 'nowhere'" in capsys.readouterr().err
 
 
 def test_a_child_that_hangs_is_ended(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from jaxmoe.cli.loading import with_home
 from jaxmoe.cli.output import write_json, write_tables
 
 ALL = "all"
@@ -21,7 +22,7 @@ def run(
   from jaxmoe.report.audit import document, tables
 
   names = deployment_names() if deployment == ALL else (deployment,)
-  deployments = [load_deployment(name) for name in names]
+  deployments = [load_deployment(with_home(name)) for name in names]
   if as_json:
     write_json(document(deployments))
   else:

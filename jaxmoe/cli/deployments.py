@@ -16,7 +16,7 @@ def run(as_json: Annotated[bool, typer.Option("--json", help="One JSON document.
 
   deployments = [load_deployment(name) for name in deployment_names()]
   if as_json:
-    write_json({"deployments": [_summary(deployment) for deployment in deployments]})
+    write_json({"source": "document", "deployments": [_summary(deployment) for deployment in deployments]})
   else:
     write_table(
       ["name", "devices", "job", "title"],

@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
+from jaxmoe.cli.loading import DeploymentArgument, deployment_of
 from jaxmoe.cli.output import write, write_json, write_tables
-from jaxmoe.cli.place import DeploymentArgument
 
 
 def run(
@@ -13,11 +13,10 @@ def run(
   as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
   """Predict memory, FLOPs, communication, time and throughput."""
-  from jaxmoe.config.catalogue import load_deployment
   from jaxmoe.cost.estimate import estimate
   from jaxmoe.report.estimate import document, tables, verdict
 
-  prediction = estimate(load_deployment(deployment))
+  prediction = estimate(deployment_of(deployment))
   if as_json:
     write_json(document(prediction))
     return

@@ -1,5 +1,6 @@
 """The command line: verbs are registered here, and every error leaves as one message and an exit code."""
 
+import errno
 import os
 import sys
 import traceback
@@ -9,11 +10,15 @@ from typing import Annotated
 import typer
 
 from jaxmoe import __version__
-from jaxmoe.cli import audit, demo, deployments, estimate, model, place, verify
+from jaxmoe.cli import audit, demo, deployments, estimate, model, place, plan, verify
 from jaxmoe.cli.exit_codes import ExitCode
-from jaxmoe.cli.output import silence_stdout, write
+from jaxmoe.cli.output import log, silence, write
 from jaxmoe.config.files import shown
 from jaxmoe.meshes.errors import MissingError, UsageError
+from jaxmoe.xla.child import ChildFailed
+
+# How a system says that a file or stdout cannot be written, which is no fault of ours.
+REFUSALS = (errno.EACCES, errno.EBADF, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EROFS)
 
 app = typer.Typer(
   name="jaxmoe",
@@ -25,6 +30,7 @@ app = typer.Typer(
 app.command("deployments")(deployments.run)
 app.add_typer(model.app, name="model")
 app.command("place")(place.run)
+app.command("plan")(plan.run)
 app.command("estimate")(estimate.run)
 app.command("audit")(audit.run)
 app.command("verify")(verify.run)
@@ -33,24 +39,39 @@ app.command("demo")(demo.run)
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs one command line and returns its exit code; JAXMOE_DEBUG=1 adds the traceback of an error."""
+  if sys.stderr is None:  # closed by the caller; `print` would write to stdout in its place
+    sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+  if sys.stdout is None:
+    return _report("jaxmoe: stdout is closed, and the answer goes there; send it to a file or a pipe", ExitCode.USAGE)
   try:
     app(args=list(sys.argv[1:] if argv is None else argv), prog_name="jaxmoe")
     return ExitCode.DONE
   except SystemExit as exit_request:
-    return _code(exit_request.code)
+    left = isinstance(exit_request.__context__, BrokenPipeError)  # as `--help | head` does; typer makes it a 1
+    return ExitCode.DONE if left else _code(exit_request.code)
   except BrokenPipeError:
-    silence_stdout()
+    silence(sys.stdout)
     return ExitCode.DONE
-  except UsageError as error:
-    return _report(f"jaxmoe: {error}", ExitCode.USAGE)
-  except MissingError as error:
-    return _report(f"jaxmoe: {error}", ExitCode.MISSING)
-  except Exception as error:  # the last line of defence: a newcomer never sees a traceback
-    what = f"{type(error).__name__}: {shown(error)}"
-    return _report(
-      f"jaxmoe: internal error: {what}; please report it with the output of JAXMOE_DEBUG=1",
-      ExitCode.INTERNAL_ERROR,
-    )
+  except Exception as error:
+    return _report(*_message(error))
+
+
+def _message(error: Exception) -> tuple[str, ExitCode]:
+  """What to say of an error: a newcomer never sees a traceback."""
+  match error:
+    case UsageError():
+      return f"jaxmoe: {error}", ExitCode.USAGE
+    case MissingError():
+      return f"jaxmoe: {error}", ExitCode.MISSING
+    case OSError() if error.errno in REFUSALS:
+      silence(sys.stdout)
+      return f"jaxmoe: cannot write or read: {shown(error)}; is there room, and the right to?", ExitCode.USAGE
+  # A child's message is its last lines, which say what happened.
+  what = str(error) if isinstance(error, ChildFailed) else f"{type(error).__name__}: {shown(error)}"
+  return (
+    f"jaxmoe: internal error: {what}; please report it with the output of JAXMOE_DEBUG=1",
+    ExitCode.INTERNAL_ERROR,
+  )
 
 
 def _show_version(wanted: bool) -> None:
@@ -70,8 +91,8 @@ def _options(
 
 def _report(message: str, code: ExitCode) -> ExitCode:
   if os.environ.get("JAXMOE_DEBUG") == "1":
-    traceback.print_exc()
-  print(message, file=sys.stderr)
+    log(traceback.format_exc().rstrip())
+  log(message)
   return code
 
 

@@ -6,10 +6,14 @@ from typing import Annotated, Any
 
 import typer
 
-from jaxmoe.cli.output import write_json, write_table
+from jaxmoe.cli.loading import with_home
+from jaxmoe.cli.output import write_json, write_tables
 from jaxmoe.config.model import ModelConfig
+from jaxmoe.report.table import Table
 
 app = typer.Typer(help="Look at models of the catalogue or of files.", no_args_is_help=True)
+
+SOURCES = {"model": "document", "parameters": "formula"}
 
 ModelArgument = Annotated[
   str, typer.Argument(metavar="MODEL", help="A catalogue model or deployment, a YAML file, or a config.json.")
@@ -25,15 +29,20 @@ def show(
   """Show a model's dimensions, total parameters and the active ones that a token meets."""
   from jaxmoe.config.catalogue import load_model
 
-  config = load_model(model, mtp=mtp)
+  config = load_model(with_home(model), mtp=mtp)
   parameters = _parameters(config)
   fields = dataclasses.asdict(config)
   if as_json:
-    write_json({"model": fields, "parameters": parameters})
+    write_json({"sources": SOURCES, "model": fields, "parameters": parameters})
     return
-  rows = list(_rows(config))
-  rows += [[f"parameters.{kind}", f"{count:,}"] for kind, count in parameters.items()]
-  write_table(["field", "value"], rows)
+  counts = [[f"parameters.{kind}", f"{count:,}"] for kind, count in parameters.items()]
+  headers = ["field", "value"]
+  write_tables(
+    [
+      Table(f"{config.name} ({SOURCES['model']})", headers, list(_rows(config))),
+      Table(f"Parameters ({SOURCES['parameters']})", headers, counts),
+    ]
+  )
 
 
 def _rows(part: Any, prefix: str = "") -> Iterator[list[Any]]:

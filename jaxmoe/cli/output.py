@@ -1,10 +1,12 @@
 """How verbs write: one JSON document, or a table, on stdout."""
 
+import contextlib
+import io
 import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from jaxmoe.report.table import Table
 
@@ -50,12 +52,21 @@ def write(text: str) -> None:
     sys.stdout.write(text)
     sys.stdout.flush()
   except BrokenPipeError:
-    silence_stdout()
+    silence(sys.stdout)
 
 
-def silence_stdout() -> None:
+def log(line: str) -> None:
+  """One line to stderr; nothing where that cannot be written, for there is nobody to tell."""
+  try:
+    print(line, file=sys.stderr, flush=True)
+  except OSError:
+    silence(sys.stderr)
+
+
+def silence(stream: TextIO) -> None:
   """What is still buffered goes nowhere, so that the interpreter's last flush cannot fail."""
-  os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+  with contextlib.suppress(io.UnsupportedOperation):  # a stream without a file has no last flush
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _write_wrapped(headers: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> None:

@@ -5,6 +5,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
+from jaxmoe.cli.output import log
+
 
 @contextlib.contextmanager
 def progress_display() -> Iterator[Callable[[str], None]]:
@@ -16,4 +18,4 @@ def progress_display() -> Iterator[Callable[[str], None]]:
       yield status.update
     return
   start = time.perf_counter()
-  yield lambda message: print(f"[{time.perf_counter() - start:6.1f} s] {message}", file=sys.stderr, flush=True)
+  yield lambda message: log(f"[{time.perf_counter() - start:6.1f} s] {message}")

@@ -128,9 +128,17 @@ def _open(kind: str, name_or_path: str, *, beside: Path | None = None) -> tuple[
     return read_mapping(path), str(path), path.parent
   known = sorted({*entries, *(_entries("deployments") if kind == "models" else ())})
   raise UsageError(
-    f"unknown {kind[:-1]} '{shown(name_or_path)}'{closest(name_or_path, known)};"
+    f"{_unknown(kind, name_or_path, known)};"
     f" expected a path to a file ({', '.join(_SUFFIXES)}) or one of {', '.join(known)}"
   )
+
+
+def _unknown(kind: str, name: str, known: list[str]) -> str:
+  """That this name is none of its kind; that it is one of another kind, where it is."""
+  for other, verb in (("models", " (`jaxmoe model show` takes it)"), ("clusters", ""), ("deployments", "")):
+    if name in _entries(other):
+      return f"'{name}' is a {other[:-1]}{verb}, not a {kind[:-1]}"
+  return f"unknown {kind[:-1]} '{shown(name)}'{closest(name, known)}"
 
 
 def _is_path(text: str) -> bool:

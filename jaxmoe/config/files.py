@@ -16,6 +16,7 @@ import yaml
 from jaxmoe.meshes.errors import UsageError
 
 MAX_BYTES = 1 << 20
+MAX_DIGITS = 400  # of a whole number; beyond 309 none fits a float
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
@@ -86,10 +87,10 @@ def got(value: object) -> str:
       return shown(value)
 
 
-def closest(wish: str, options: Iterable[str]) -> str:
+def closest(wish: str, options: Iterable[str], *, cutoff: float = 0.5) -> str:
   """` (did you mean 'x'?)`, or nothing when no option is near."""
   by_lower = {option.lower(): option for option in options}
-  near = difflib.get_close_matches(wish.lower()[:80], by_lower, n=1, cutoff=0.5)
+  near = difflib.get_close_matches(wish.lower()[:80], by_lower, n=1, cutoff=cutoff)
   return f" (did you mean '{by_lower[near[0]]}'?)" if near else ""
 
 
@@ -116,12 +117,14 @@ class _Loader(yaml.SafeLoader):
         raise _FileError(f"line {_line(key_node)}: expected a key of text, got {got(key)}; put it in quotes")
       if key in seen:
         raise _FileError(f"line {_line(key_node)}: key '{shown(key)}' stands twice; keep one")
+      if _is_broken(key):
+        raise _FileError(f"line {_line(key_node)}: {_broken_key(key)}")
       seen.add(key)
     return super().construct_mapping(node, deep)
 
   def construct_number(self, node):
     text = node.value.replace("_", "")
-    return int(text) if re.fullmatch(r"[-+]?\d+", text) else float(text)
+    return _whole_number(text) if re.fullmatch(r"[-+]?\d+", text) else float(text)
 
 
 # PyYAML's own rules are YAML 1.1, where `no` is false, `010` is 8, `1:30` is 90 and `400e12` is text.
@@ -135,7 +138,9 @@ _Loader.add_constructor("tag:yaml.org,2002:number", _Loader.construct_number)
 
 
 def _parse_json(text: str) -> Any:
-  return json.loads(text, object_pairs_hook=_unique_pairs, parse_constant=_refuse_constant)
+  return json.loads(
+    text, object_pairs_hook=_unique_pairs, parse_constant=_refuse_constant, parse_int=_whole_number
+  )  # fmt: skip
 
 
 def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -144,7 +149,23 @@ def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     keys = [key for key, _ in pairs]
     twice = next(key for key in keys if keys.count(key) > 1)
     raise _FileError(f"key '{shown(twice)}' stands twice; keep one")
+  for key in filter(_is_broken, result):
+    raise _FileError(_broken_key(key))
   return result
+
+
+def _is_broken(key: str) -> bool:
+  """Whether a key holds half of a surrogate pair, which escapes can spell and nothing can print."""
+  return any("\ud800" <= character <= "\udfff" for character in key)
+
+
+def _broken_key(key: str) -> str:
+  return f"key '{shown(key)}' holds half of a character (a lone surrogate); write the whole character"
+
+
+def _whole_number(text: str) -> int:
+  """A written whole number, cut where no field takes it anyway, so that its field's check and not Python refuses it."""
+  return int(text[:MAX_DIGITS])
 
 
 def _refuse_constant(constant: str) -> None:

@@ -34,21 +34,35 @@ def model_from_huggingface(data: Mapping[str, Any], *, name: str, mtp: bool = Fa
     UsageError: an unknown family, a missing or mistyped field, or a feature that `ModelConfig` lacks.
   """
   data = _text_config(data)
-  config = checked(_family(data.get("model_type")), data)
+  config = checked(_family(data), data)
   for refusal in config.refusals():
     raise UsageError(refusal)
   model = config.model(name)
   return dataclasses.replace(model, mtp_layers=config.prediction_layers) if mtp else model
 
 
-def _family(model_type: Any) -> type[FamilyConfig]:
+def _family(data: Mapping[str, Any]) -> type[FamilyConfig]:
+  model_type = data.get("model_type")
   if not isinstance(model_type, str) or model_type not in FAMILIES:
-    near = closest(model_type, FAMILIES) if isinstance(model_type, str) else ""
     raise UsageError(
-      f"model_type: expected one of {', '.join(FAMILIES)}, got {got(model_type)}{near};"
-      " write other Mixture-of-Experts models as a model YAML"
+      f"model_type: expected a known Mixture-of-Experts family, one of {', '.join(FAMILIES)},"
+      f" got {got(model_type)}{_typo(model_type)}; {_other_family(data)}"
     )
   return FAMILIES[model_type]
+
+
+def _typo(model_type: Any) -> str:
+  """The family that this may misspell: nearly as long, so `llama` is not taken for `llama4_text`."""
+  if not isinstance(model_type, str):
+    return ""
+  return closest(model_type, [name for name in FAMILIES if abs(len(name) - len(model_type)) <= 2], cutoff=0.8)
+
+
+def _other_family(data: Mapping[str, Any]) -> str:
+  """What to do about a family that is not known; most name their experts in some key, dense ones in none."""
+  if any("expert" in key or "moe" in key for key in data):
+    return "write other Mixture-of-Experts models as a model YAML"
+  return "no key names experts, so this is no Mixture-of-Experts model; dense models are not planned here"
 
 
 def _text_config(data: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -32,6 +32,10 @@ ROPE_KINDS = ("default", "linear", "dynamic", "yarn", "longrope", "su", "llama3"
 LAYER_KINDS = {"full_attention": None, "sliding_attention": "sliding", "chunked_attention": "chunked"}
 
 
+# The name that Mixtral's code and those after it give E.
+LOCAL_EXPERTS = ("num_local_experts", "num_experts")
+
+
 def experts_named(*names: str) -> Any:
   """The field of E, under any of the names that files give it; the family's own comes first."""
   return Field(validation_alias=AliasChoices(*names))

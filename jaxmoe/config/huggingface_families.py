@@ -6,7 +6,16 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from jaxmoe.config.files import got
-from jaxmoe.config.huggingface_base import Count, DecoderConfig, Epsilon, FamilyConfig, Positive, dense_part
+from jaxmoe.config.huggingface_base import (
+  LOCAL_EXPERTS,
+  Count,
+  DecoderConfig,
+  Epsilon,
+  FamilyConfig,
+  Positive,
+  dense_part,
+  experts_named,
+)
 from jaxmoe.config.huggingface_dbrx import Dbrx
 from jaxmoe.config.huggingface_deepseek import DeepseekV2, DeepseekV3, Glm4Moe
 from jaxmoe.config.model import Activation, Norm, QueryKeyNorm
@@ -20,6 +29,7 @@ class _Mixtral(DecoderConfig):
   default_rope_theta: ClassVar[float] = 1e6
 
   intermediate_size: Size
+  num_experts: Annotated[Size, experts_named(*LOCAL_EXPERTS)]
 
   @property
   def d_expert(self) -> int:
@@ -160,6 +170,7 @@ class _Llama4(DecoderConfig):
   may_have_attention_bias: ClassVar[bool] = True
 
   intermediate_size: Size
+  num_experts: Annotated[Size, experts_named(*LOCAL_EXPERTS)]
   intermediate_size_mlp: Size = 16384
   head_dim: Size | None = 128
   num_experts_per_tok: Size = 1

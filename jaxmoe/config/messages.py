@@ -22,6 +22,7 @@ _EXPECTED = {
   "less_than_equal": "a number of at most {le}",
   "literal_error": "{expected}",
   "string_pattern_mismatch": "text that matches {pattern}",
+  "string_unicode": "text of whole characters (no lone surrogate)",
   "string_too_long": "text of at most {max_length} characters",
   "string_too_short": "text of at least {min_length} characters",
   "too_short": "at least {min_length} entries",
@@ -36,7 +37,8 @@ def usage_error(error: ValidationError, form: type[BaseModel], *, prefix: str = 
 
 
 def _sentence(fault: Any, form: type[BaseModel], prefix: str) -> str:
-  path, value, context = field_path(fault["loc"], prefix), fault["input"], fault.get("ctx", {})
+  location = fault["loc"][:-1] if fault["loc"][-1:] == ("[key]",) else fault["loc"]  # so pydantic marks a key's fault
+  path, value, context = field_path(location, prefix), fault["input"], fault.get("ctx", {})
   match fault["type"]:
     case "extra_forbidden":
       keys = _legal_keys(form, fault["loc"])
@@ -65,7 +67,7 @@ def _remedy(kind: str, value: Any, context: dict[str, Any]) -> str:
   if kind == "int_type" and isinstance(value, float) and abs(value) < 1e18:
     return f"; write {round(value)}"
   if kind in ("greater_than_equal", "less_than_equal"):
-    return f"; the nearest legal value is {context.get('ge', context.get('le'))}"
+    return f"; the nearest in range is {context.get('ge', context.get('le'))}"
   if kind == "literal_error" and isinstance(value, str):
     return closest(value, context["expected"].replace("'", "").replace(" or ", ", ").split(", "))
   return ""

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Literal
 
+from jaxmoe.config.legal import IllegalError, Remedy, divisors, multiples, nearest, one
 from jaxmoe.config.parts import (
   Biases,
   DenseLayers,
@@ -88,39 +89,69 @@ class ModelConfig:
 
   def __post_init__(self):
     check_sizes("model", self, _SIZES)
-    if self.num_heads % self.num_kv_heads:
-      raise UsageError(
-        f"model.num_heads={self.num_heads} must be a multiple of model.num_kv_heads={self.num_kv_heads};"
-        f" the nearest legal num_kv_heads is {nearest_divisor(self.num_heads, self.num_kv_heads)}"
-      )
-    if self.experts_per_token > self.num_experts:
-      raise UsageError(
-        f"model.experts_per_token must lie in [1, num_experts={self.num_experts}], got {self.experts_per_token}"
-      )
-    if self.head_dim % 2:
-      raise UsageError(
-        f"model.head_dim must be even for rotary positions, got {self.head_dim}; use {self.head_dim + 1}"
-      )
-    self._check_parts()
+    self._check_attention()
+    self._check_experts()
+    self._check_layers()
+    self._check_latent()
 
-  def _check_parts(self):
-    """The parts fit the rest."""
+  def _check_attention(self):
+    H, G, K = self.num_heads, self.num_kv_heads, self.head_dim
+    if H % G:
+      raise self._illegal(
+        f"num_heads={H} must be a multiple of model.num_kv_heads={G}",
+        one("num_kv_heads", lambda: nearest(divisors(H), G)),
+        one("num_heads", lambda: multiples(G, H)),
+      )
+    if K % 2:
+      rotary = 0 if self.latent is None else self.latent.rotary_dim
+      latent = Remedy(("head_dim", "latent.plain_dim"), lambda: [(K + 1, K + 1 - rotary)])
+      raise self._illegal(
+        f"head_dim must be even for rotary positions, got {K}",
+        one("head_dim", lambda: multiples(2, K)),
+        *([] if self.latent is None else [latent]),
+      )
+
+  def _check_experts(self):
+    E, chosen, groups = self.num_experts, self.experts_per_token, self.routing.groups
+    if chosen > E:
+      raise self._illegal(
+        f"experts_per_token must lie in [1, num_experts={E}], got {chosen}",
+        one("experts_per_token", lambda: multiples(1, chosen, most=E)),
+      )
+    if E % groups:
+      raise self._illegal(
+        f"num_experts={E} must divide into routing.groups={groups}",
+        one("num_experts", lambda: multiples(groups, E)),
+        one("routing.groups", lambda: nearest(divisors(E), groups)),
+      )
+
+  def _check_layers(self):
     for name, layers in (("dense", self.dense), ("local", self.local)):
       if layers is not None and layers.layers and layers.layers[-1] >= self.num_layers:
-        raise UsageError(f"model.{name}.layers must lie below num_layers={self.num_layers}, got {layers.layers[-1]}")
+        raise UsageError(
+          f"model.{name}.layers must lie below num_layers={self.num_layers}, got {layers.layers[-1]};"
+          f" layers are 0 to {self.num_layers - 1}"
+        )
     if self.expert_layers < 1:
       raise UsageError("model.dense.layers names every layer; leave at least one to experts")
-    if self.num_experts % self.routing.groups:
-      raise UsageError(f"model.num_experts={self.num_experts} must divide into routing.groups={self.routing.groups}")
     if self.mtp_layers < 0:
-      raise UsageError(f"model.mtp_layers must be at least 0, got {self.mtp_layers}")
-    if self.latent is not None:
-      head_dim = self.latent.plain_dim + self.latent.rotary_dim
-      if (self.head_dim, self.num_kv_heads) != (head_dim, self.num_heads):
-        raise UsageError(
-          f"model.latent needs head_dim = plain_dim + rotary_dim = {head_dim} and num_kv_heads = num_heads ="
-          f" {self.num_heads}, got head_dim {self.head_dim} and num_kv_heads {self.num_kv_heads}"
-        )
+      raise self._illegal(f"mtp_layers must be at least 0, got {self.mtp_layers}", one("mtp_layers", lambda: [0]))
+
+  def _check_latent(self):
+    if self.latent is None:
+      return
+    K, H = self.latent.plain_dim + self.latent.rotary_dim, self.num_heads
+    if (self.head_dim, self.num_kv_heads) != (K, H):
+      raise self._illegal(
+        f"latent needs head_dim = plain_dim + rotary_dim = {K} and num_kv_heads = num_heads ="
+        f" {H}, got head_dim {self.head_dim} and num_kv_heads {self.num_kv_heads}",
+        one("head_dim", lambda: [K]),
+        one("num_kv_heads", lambda: [H]),
+        Remedy(("head_dim", "num_kv_heads"), lambda: [(K, H)]),
+      )
+
+  def _illegal(self, what: str, *remedies: Remedy) -> IllegalError:
+    return IllegalError(self, f"model.{what}", *remedies, prefix="model.")
 
   @property
   def expert_matrices(self) -> int:
@@ -149,9 +180,3 @@ _SIZES = (
   "num_layers", "d_model", "num_heads", "num_kv_heads", "head_dim",
   "num_experts", "experts_per_token", "d_expert", "vocab_size",
 )  # fmt: skip
-
-
-def nearest_divisor(number: int, wish: int) -> int:
-  """The divisor of `number` closest to `wish`, the larger one on a tie."""
-  divisors = [d for d in range(1, number + 1) if number % d == 0]
-  return min(divisors, key=lambda d: (abs(d - wish), -d))

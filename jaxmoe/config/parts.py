@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Literal
 
+from jaxmoe.config.legal import IllegalError, multiples, one
 from jaxmoe.meshes.errors import UsageError
 
 Score = Literal["softmax", "sigmoid", "sparsemixer"]
@@ -10,10 +11,11 @@ LocalKind = Literal["sliding", "chunked"]
 
 
 def check_sizes(owner: str, part: object, names: tuple[str, ...]) -> None:
-  """Raises `UsageError` where a size of `part` is below one."""
+  """Raises `IllegalError` where a size of `part` is below one."""
   for name in names:
     if getattr(part, name) < 1:
-      raise UsageError(f"{owner}.{name} must be at least 1, got {getattr(part, name)}")
+      what = f"{owner}.{name} must be at least 1, got {getattr(part, name)}"
+      raise IllegalError(part, what, one(name, lambda: multiples(1, 1)), prefix=f"{owner}.")
 
 
 def check_layers(owner: str, layers: tuple[int, ...]) -> None:
@@ -118,7 +120,9 @@ class Routing:
   def __post_init__(self):
     check_sizes("model.routing", self, ("groups", "groups_per_token"))
     if self.groups_per_token > self.groups:
-      raise UsageError(f"model.routing.groups_per_token must be at most {self.groups=}, got {self.groups_per_token}")
+      what = f"model.routing.groups_per_token must be at most groups={self.groups}, got {self.groups_per_token}"
+      visited = one("groups_per_token", lambda: multiples(1, self.groups_per_token, most=self.groups))
+      raise IllegalError(self, what, visited, prefix="model.routing.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,7 +4,7 @@ All values are in SI base units (bytes, bytes/s, FLOP/s, seconds); `64_000_000_0
 spellings. Keys and types are strict: an unknown key is an error, a number in quotes is text, true is not 1.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Self
 
 from pydantic import (
@@ -19,7 +19,18 @@ from pydantic import (
 
 from jaxmoe.config.deployment import Claim, Deployment, ExpertNumbering, Reading
 from jaxmoe.config.files import closest, got
-from jaxmoe.config.job import ITEM_BYTES, ExpertKernel, Job, Kind, Precision, Remat, Transport
+from jaxmoe.config.job import (
+  ITEM_BYTES,
+  WIDE_DTYPES,
+  ExpertKernel,
+  Job,
+  Kind,
+  Precision,
+  Remat,
+  ScheduleName,
+  Transport,
+)
+from jaxmoe.config.legal import MOST_LAYERS, MOST_SIZE
 from jaxmoe.config.messages import usage_error
 from jaxmoe.config.model import ModelConfig
 from jaxmoe.meshes.cluster import Cluster, NetworkTier
@@ -28,14 +39,23 @@ from jaxmoe.meshes.strategy import Strategy
 
 
 def _known_dtype(name: str) -> str:
-  if name not in ITEM_BYTES:
-    raise ValueError(f"expected one of {', '.join(ITEM_BYTES)}, got {got(name)}{closest(name, ITEM_BYTES)}")
+  return _one_of(name, ITEM_BYTES)
+
+
+def _wide_dtype(name: str) -> str:
+  return _one_of(name, WIDE_DTYPES, "; 8 bits are for weights that are only read" if name in ITEM_BYTES else None)
+
+
+def _one_of(name: str, legal: Collection[str], remedy: str | None = None) -> str:
+  if name not in legal:
+    hint = closest(name, legal) if remedy is None else remedy
+    raise ValueError(f"expected one of {', '.join(legal)}, got {got(name)}{hint}")
   return name
 
 
 def _known_version(version: int) -> int:
   if version != 1:
-    raise ValueError(f"expected 1, the version of files that this jaxmoe reads, got {version}")
+    raise ValueError(f"expected 1, the version of files that this jaxmoe reads, got {got(version)}")
   return version
 
 
@@ -46,8 +66,8 @@ def _one_printable_line(text: str) -> str:
 
 
 Version = Annotated[int, AfterValidator(_known_version)]
-Size = Annotated[int, Field(ge=1, le=1 << 24)]
-Layers = Annotated[int, Field(ge=1, le=10_000)]
+Size = Annotated[int, Field(ge=1, le=MOST_SIZE)]
+Layers = Annotated[int, Field(ge=1, le=MOST_LAYERS)]
 Bytes = Annotated[int, Field(ge=1, le=1 << 60)]
 Rate = Annotated[float, Field(gt=0, le=1e20)]
 Seconds = Annotated[float, Field(ge=0, le=1e3)]
@@ -57,6 +77,7 @@ ClaimName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_l
 Line = Annotated[str, StringConstraints(max_length=300), AfterValidator(_one_printable_line)]
 Text = Annotated[str, StringConstraints(max_length=2000), AfterValidator(_one_printable_line)]
 Dtype = Annotated[str, AfterValidator(_known_dtype)]
+WideDtype = Annotated[str, AfterValidator(_wide_dtype)]
 
 
 class Form(BaseModel):
@@ -70,6 +91,8 @@ class TierForm(Form):
   devices: Size
   bandwidth_bytes_per_s: Rate
   latency_s: Seconds
+  efficiency: Share = 1.0
+  torus_axes: Annotated[int, Field(ge=1, le=3)] | None = None
 
 
 class ClusterForm(Form):
@@ -79,6 +102,7 @@ class ClusterForm(Form):
   devices_per_host: Size
   peak_flops_per_s: Annotated[dict[Dtype, Rate], Field(min_length=1)]
   matmul_efficiency: Share
+  expert_matmul_efficiency: Share | None = None
   memory_bytes: Bytes
   memory_bandwidth_bytes_per_s: Rate
   memory_efficiency: Share
@@ -101,12 +125,15 @@ class StrategyForm(Form):
   tensor: Size = 1
   heads_over: list[str] | None = None
   experts_over: list[str] | None = None
+  context: Size = 1
+  sequence_parallel: bool = False
+  order: list[str] | None = None
 
 
 class PrecisionForm(Form):
   weights: Dtype = "float32"
-  compute: Dtype = "bfloat16"
-  optimizer: Dtype = "float32"
+  compute: WideDtype = "bfloat16"
+  optimizer: WideDtype = "float32"
 
 
 class JobForm(Form):
@@ -117,6 +144,9 @@ class JobForm(Form):
   remat: Remat = "none"
   transport: Transport = "capacity"
   expert_kernel: ExpertKernel = "platform"
+  schedule: ScheduleName = "gpipe"
+  chunks: Annotated[int, Field(ge=1, le=64)] = 1
+  zero: Annotated[int, Field(ge=0, le=3)] = 0
   capacity_factor: Annotated[float, Field(gt=0, le=1e6)] = 1.25
   precision: PrecisionForm = PrecisionForm()
 
@@ -179,9 +209,10 @@ def cluster_from(data: Mapping[str, Any], *, prefix: str = "") -> Cluster:
 def deployment_from(form: DeploymentForm, *, model: ModelConfig, cluster: Cluster) -> Deployment:
   """The deployment once its model and cluster are known."""
   compute = form.job.precision.compute
-  if compute not in cluster.peak_flops_per_s:
+  peaks = [dtype for dtype in cluster.peak_flops_per_s if dtype in WIDE_DTYPES]
+  if compute not in peaks:
     raise UsageError(
-      f"job.precision.compute: expected one of {', '.join(cluster.peak_flops_per_s)},"
+      f"job.precision.compute: expected one of {', '.join(peaks)},"
       f" which cluster {cluster.name} has a peak for, got {got(compute)}"
     )
   return Deployment(
@@ -196,10 +227,16 @@ def deployment_from(form: DeploymentForm, *, model: ModelConfig, cluster: Cluste
 
 
 def _strategy(form: StrategyForm) -> Strategy:
-  over = form.model_dump(include={"heads_over", "experts_over"}, exclude_none=True)
-  fields: dict[str, Any] = {key: tuple(axes) for key, axes in over.items()}
-  return Strategy(**form.model_dump(exclude={"heads_over", "experts_over"}), **fields)
+  lists = {"heads_over", "experts_over", "order"}
+  fields: dict[str, Any] = {k: tuple(axes) for k, axes in form.model_dump(include=lists, exclude_none=True).items()}
+  return Strategy(**form.model_dump(exclude=lists), **fields)
 
 
 def _job(form: JobForm) -> Job:
+  weights = form.precision.weights
+  if form.kind == "train" and weights not in WIDE_DTYPES:
+    raise UsageError(
+      f"job.precision.weights: expected one of {', '.join(WIDE_DTYPES)} in a train job, got {got(weights)};"
+      " 8 bits are for weights that are only read, in prefill and decode"
+    )
   return Job(**form.model_dump(exclude={"precision"}), precision=Precision(**form.precision.model_dump()))

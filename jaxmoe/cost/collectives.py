@@ -1,18 +1,20 @@
 """Every collective that one device's program executes, from the deployment alone.
 
 Derivations are in docs/cost_model.md. Payload is the full-side buffer of one device, in the program's dtype: the
-operand, or an all-gather's result.
+operand, or an all-gather's result. Sizes may be arrays, one entry a plan; docs speak of one.
 """
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
-from jaxmoe.config.deployment import Deployment
+from jaxmoe.config.arrays import least, most
 from jaxmoe.config.job import ITEM_BYTES
+from jaxmoe.config.shares import Shares
+from jaxmoe.cost.groups import members_within
 from jaxmoe.cost.parameters import parameter_tensors
-from jaxmoe.cost.support import check_priced
-from jaxmoe.meshes.axes import AXES, STAGE
+from jaxmoe.cost.stage import StageLayers, stage_layers
+from jaxmoe.meshes.axes import AXES, CONTEXT, STAGE, TENSOR
 
 INDEX_BYTES = 4  # an expert's number, int32
 
@@ -21,153 +23,230 @@ Kind = Literal["all-reduce", "all-gather", "reduce-scatter", "all-to-all", "coll
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Collective:
-  """`count` executions in one step of a collective over all of `axes` at once."""
+  """`count` executions in one step of a collective over all of `axes` at once.
+
+  Attributes:
+    outer_bytes: what of the payload leaves the block of the innermost network tier, where a token that visits several
+      devices of another block is sent there once; None, the share of the group that lies outside.
+  """
 
   part: str
   kind: Kind
   axes: tuple[str, ...]
-  payload_bytes: int
-  count: int
+  payload_bytes: Any
+  count: Any
+  outer_bytes: Any = None
 
   @property
-  def total_bytes(self) -> int:
+  def total_bytes(self) -> Any:
     return self.payload_bytes * self.count
 
 
-def collectives(deployment: Deployment) -> list[Collective]:
-  """All that move data: groups of one device are left out, axes of size one are not named."""
-  check_priced(deployment.model)
+@dataclasses.dataclass(frozen=True, slots=True)
+class LayerCollective:
+  """What one layer does with one microbatch: executions in forward, where forward runs again, and in backward."""
+
+  part: str
+  kind: Kind
+  axes: tuple[str, ...]
+  payload_bytes: Any
+  forward: int = 0
+  again: int = 0
+  backward: int = 0
+  outer_bytes: Any = None
+
+
+def collectives(d: Shares) -> list[Collective]:
+  """All that move data: groups of one device are left out, axes of size one are not named.
+
+  A deployment alone: arrays of plans are priced by `cost/time.py`.
+  """
   found: list[Collective] = []
-  for collective in _Step(deployment).all():
-    axes = tuple(axis for axis in AXES if axis in collective.axes and deployment.strategy.size(axis) > 1)
-    if axes:
+  for collective in _program(d):
+    axes = tuple(axis for axis in (*AXES, CONTEXT) if axis in collective.axes and d.strategy.size(axis) > 1)
+    if axes and collective.count:
       found.append(dataclasses.replace(collective, axes=axes))
   return found
 
 
-def ticks(deployment: Deployment) -> int:
-  """Times that each stage runs its layers in one step, idle ticks of the pipeline included."""
-  return deployment.job.microbatches + deployment.strategy.stage - 1
+def _program(d: Shares) -> Iterator[Collective]:
+  """Layers at every tick, and what a step does once."""
+  sizes = Sizes(d)
+  stage = stage_layers(d)[0]
+  parts = (
+    (attention(sizes), stage.all),
+    (experts(sizes), stage.routed),
+    (shared(sizes), stage.routed),
+    (dense(sizes), stage.dense),
+  )
+  for layer_collectives, layers in parts:
+    for c in layer_collectives:
+      runs = c.forward + d.recomputed * c.again + d.train * c.backward
+      yield Collective(c.part, c.kind, c.axes, c.payload_bytes, runs * d.ticks * layers, c.outer_bytes)
+  yield from pipeline(sizes)
+  yield from vocabulary(sizes)
+  yield from statistics(sizes, stage)
+  if d.train:
+    yield from gradients(d, stage)
 
 
-class _Step:
-  """Sizes of one step, and the collectives of each of its parts."""
+class Sizes:
+  """Bytes and axes that the collectives of one step are made of."""
 
-  def __init__(self, deployment: Deployment):
-    d = self.d = deployment
-    s = self.strategy = d.strategy
-    self.train = d.job.kind == "train"
-    self.remat = self.train and d.job.remat == "full"
+  def __init__(self, d: Shares):
+    s = d.strategy
+    self.d, self.strategy, self.model, self.train, self.ticks = d, s, d.model, d.train, d.ticks
     self.item = ITEM_BYTES[d.job.precision.compute]
     self.wide_item = max(4, self.item)  # softmax, statistics and losses are kept in at least float32
     self.slice_bytes = d.dispatch_tokens * d.model.d_model * self.item
     self.full_bytes = d.microbatch_tokens * d.model.d_model * self.item
-    self.M = d.job.microbatches
-    self.ticks = ticks(d)
-    self.layer_runs = self.ticks * d.layers_per_stage
+    self.M = d.microbatches
     self.unsliced_heads = _without(s.heads_over, s.slice_axes)
     self.unsliced_vocabulary = _without(s.vocabulary_axes, s.slice_axes)
     self.token_axes = (*s.batch_axes, *s.slice_axes)
+    # Axes over which tokens are equal, and the residual stream is sliced by sequence parallelism alone.
+    self.sequence_axes = (TENSOR,) if s.sequence_parallel and TENSOR in self.unsliced_heads else ()
 
-  def all(self) -> Iterator[Collective]:
-    yield from self.attention()
-    yield from self.experts()
-    yield from self.pipeline()
-    yield from self.vocabulary()
-    yield from self.statistics()
-    if self.train:
-      yield from self.gradients()
+  def summed(self, part: str, axes: tuple[str, ...], *, again: int) -> Iterator[LayerCollective]:
+    """Parts of a slice of tokens summed over `axes`, forward and backward: at once, or scattered and gathered."""
+    pair = axes and axes == self.sequence_axes
+    for kind in ("reduce-scatter", "all-gather") if pair else ("all-reduce",):
+      yield LayerCollective(part, kind, axes, self.slice_bytes, forward=1, again=again, backward=1)
 
-  def attention(self) -> Iterator[Collective]:
-    """Tokens gathered before the heads, their parts summed after; backward is the mirror image."""
-    slices, heads, n = self.strategy.slice_axes, self.unsliced_heads, self.layer_runs
-    forward = n * (2 if self.remat else 1)
-    yield Collective("attention", "all-gather", slices, self.full_bytes, forward)
-    yield Collective("attention", "reduce-scatter", slices, self.full_bytes, forward)
-    yield Collective("attention", "all-reduce", heads, self.slice_bytes, forward)
-    if self.train:
-      yield Collective("attention", "all-gather", slices, self.full_bytes, n)
-      yield Collective("attention", "reduce-scatter", slices, self.full_bytes, n)
-      yield Collective("attention", "all-reduce", heads, self.slice_bytes, n)
 
-  def experts(self) -> Iterator[Collective]:
-    transports = {"capacity": self.capacity_dispatch, "gather": self.gather_dispatch, "dense": self.dense_dispatch}
-    yield from transports[self.d.job.transport]()
-    width, n = self.strategy.width_axes, self.layer_runs
-    yield Collective("experts", "all-reduce", width, self.slice_bytes, n)  # recomputing it would change nothing
-    if self.train:
-      gate_bytes = self.d.dispatch_tokens * self.d.model.experts_per_token * self.wide_item
-      yield Collective("experts", "all-reduce", width, self.slice_bytes, n)
-      yield Collective("experts", "all-reduce", width, gate_bytes, n)
+def attention(z: Sizes) -> Iterator[LayerCollective]:
+  """Tokens gathered before the heads, their parts summed after; backward is the mirror image."""
+  slices = z.strategy.slice_axes
+  for kind in ("all-gather", "reduce-scatter"):
+    yield LayerCollective("attention", kind, slices, z.full_bytes, forward=1, again=1, backward=1)
+  yield from z.summed("attention", z.unsliced_heads, again=1)
+  width = z.model.cache_width
+  if z.model.latent is None:
+    width //= z.d.rules.shards("attention", "G")
+  keys_bytes = z.d.microbatch_sequences * z.d.job.sequence_length * width * z.item
+  yield LayerCollective("attention", "all-gather", (CONTEXT,), keys_bytes, forward=1, again=1, backward=1)
+  yield LayerCollective("attention", "reduce-scatter", (CONTEXT,), keys_bytes, backward=1)
 
-  def capacity_dispatch(self) -> Iterator[Collective]:
-    """Buffers go out and come back; twice more in backward, and again if the layer is recomputed."""
-    m = self.d.model
-    buffer_bytes = m.num_experts * self.d.expert_capacity * m.d_model * self.item
-    passes = 1 + self.train + self.remat
-    yield Collective("experts", "all-to-all", self.strategy.experts_over, buffer_bytes, 2 * passes * self.layer_runs)
 
-  def dense_dispatch(self) -> Iterator[Collective]:
-    """Tokens are gathered and results scattered over the group; backward is the mirror image."""
-    axes, n = self.strategy.experts_over, self.layer_runs
-    group_bytes = self.slice_bytes * self.strategy.size(*axes)
-    gate_bytes = self.d.dispatch_tokens * self.d.model.num_experts * self.item
-    passes = 1 + self.train + self.remat
-    yield Collective("experts", "all-to-all", axes, gate_bytes, passes * n)
-    yield Collective("experts", "all-gather", axes, group_bytes, passes * n)
-    yield Collective("experts", "reduce-scatter", axes, group_bytes, (1 + self.train) * n)
+def dense(z: Sizes) -> Iterator[LayerCollective]:
+  """A dense layer's network is split as heads are."""
+  for kind in ("all-gather", "reduce-scatter"):
+    yield LayerCollective("dense", kind, z.strategy.slice_axes, z.full_bytes, forward=1, again=1, backward=1)
+  yield from z.summed("dense", z.unsliced_heads, again=0)
 
-  def gather_dispatch(self) -> Iterator[Collective]:
-    """Tokens, their gates and their choices are gathered, results scattered; choices have no gradient."""
-    axes, n, passes = self.strategy.experts_over, self.layer_runs, 1 + self.remat
-    group = self.strategy.size(*axes)
-    choices = group * self.d.dispatch_tokens * self.d.model.experts_per_token
-    for payload_bytes in (group * self.slice_bytes, choices * self.wide_item):
-      yield Collective("experts", "all-gather", axes, payload_bytes, passes * n)
-      yield Collective("experts", "reduce-scatter", axes, payload_bytes, self.train * n)
-    yield Collective("experts", "all-gather", axes, choices * INDEX_BYTES, passes * n)
-    yield Collective("experts", "reduce-scatter", axes, group * self.slice_bytes, n)
-    yield Collective("experts", "all-gather", axes, group * self.slice_bytes, self.train * n)
 
-  def pipeline(self) -> Iterator[Collective]:
-    """Each tick hands a microbatch on; the last stage's output, and backward the first's input, goes to all stages."""
-    yield Collective("pipeline", "collective-permute", (STAGE,), self.slice_bytes, self.ticks * (1 + self.train))
-    if self.train:
-      yield Collective("pipeline", "all-reduce", (STAGE,), self.M * self.slice_bytes, 2)
-    else:
-      last_bytes = self.d.microbatch_sequences * self.d.model.d_model * self.item
-      yield Collective("pipeline", "all-reduce", (STAGE,), self.M * last_bytes, 1)
-      yield Collective("pipeline", "all-gather", self.strategy.slice_axes, self.full_bytes, self.ticks)
+def shared(z: Sizes) -> Iterator[LayerCollective]:
+  """As a dense layer; where routed experts are split over the same axes, both are summed at once."""
+  if z.model.shared is None:
+    return
+  for kind in ("all-gather", "reduce-scatter"):
+    yield LayerCollective("shared", kind, z.strategy.slice_axes, z.full_bytes, forward=1, again=1, backward=1)
+  yield from z.summed("shared", _without(z.unsliced_heads, z.strategy.width_axes), again=0)
 
-  def vocabulary(self) -> Iterator[Collective]:
-    """Rows found anywhere are summed; the loss needs each token's maximum, normaliser and target over all columns."""
-    slices, rest, M = self.strategy.slice_axes, self.unsliced_vocabulary, self.M
-    yield Collective("embedding", "reduce-scatter", slices, M * self.full_bytes, 1)
-    yield Collective("embedding", "all-reduce", rest, M * self.slice_bytes, 1)
-    if not self.train:
-      return
-    yield Collective("embedding", "all-gather", slices, M * self.full_bytes, 1)
-    yield Collective("head", "all-gather", slices, M * self.full_bytes, 1)
-    yield Collective("head", "reduce-scatter", slices, M * self.full_bytes, 1)
-    yield Collective("head", "all-reduce", rest, M * self.slice_bytes, 1)
-    token_bytes = M * self.d.microbatch_tokens * self.wide_item
-    yield Collective("loss", "all-reduce", self.strategy.vocabulary_axes, token_bytes, 1)
-    yield Collective("loss", "all-reduce", self.strategy.vocabulary_axes, 2 * token_bytes, 1)
-    yield Collective("loss", "all-reduce", self.strategy.batch_axes, self.wide_item, 1)
 
-  def statistics(self) -> Iterator[Collective]:
-    """Probability sums and choice counts of every expert, and one count of drops, for each layer of the stage."""
-    entries = self.d.layers_per_stage * (2 * self.d.model.num_experts + 1)
-    yield Collective("balance", "all-reduce", self.token_axes, entries * self.wide_item, 1)
-    yield Collective("balance", "all-reduce", (STAGE,), 2 * self.wide_item, 1)
+def experts(z: Sizes) -> Iterator[LayerCollective]:
+  """Tokens to their experts and back, and the sum over the parts of an expert's width."""
+  transports = {
+    "capacity": capacity_dispatch,
+    "gather": gather_dispatch,
+    "dense": dense_dispatch,
+    "ragged": ragged_dispatch,
+  }
+  yield from transports[z.d.job.transport](z)
+  width = z.strategy.width_axes
+  yield from z.summed("experts", width, again=0)  # recomputing it would change nothing
+  gate_bytes = z.d.dispatch_tokens * z.model.experts_per_token * z.wide_item
+  yield LayerCollective("experts", "all-reduce", width, gate_bytes, backward=1)
 
-  def gradients(self) -> Iterator[Collective]:
-    """Each weight's gradient is summed over the axes whose tokens it saw, less those that split it."""
-    d = self.d
-    for tensor in parameter_tensors(d.model):
-      own = {axis for letter in tensor.letters for axis in d.rules.axes(tensor.role, letter)}
-      payload = tensor.local_bytes(d.rules, d.job.precision)
-      yield Collective("gradients", "all-reduce", tuple(a for a in self.token_axes if a not in own), payload, 1)
+
+def capacity_dispatch(z: Sizes) -> Iterator[LayerCollective]:
+  """Buffers go out and come back; twice more in backward."""
+  buffer_bytes = z.model.num_experts * z.d.expert_capacity * z.model.d_model * z.item
+  yield _exchange(z, buffer_bytes)
+
+
+def ragged_dispatch(z: Sizes) -> Iterator[LayerCollective]:
+  """As many rows as are chosen; a block of the network gets a token once, however many of its experts it visits."""
+  m, axes = z.model, z.strategy.experts_over
+  row_bytes = z.d.dispatch_tokens * m.d_model * z.item
+  blocks = z.strategy.size(*axes) / members_within(z.strategy, axes, z.d.cluster.tiers[0].devices)
+  visited = blocks * (1 - (1 - 1 / blocks) ** m.experts_per_token)
+  if m.routing.groups > 1:
+    visited = least(visited, m.routing.groups_per_token * most(1, blocks / m.routing.groups))
+  outer_bytes = row_bytes * visited * (1 - 1 / blocks)
+  yield _exchange(z, row_bytes * m.experts_per_token, outer_bytes)
+
+
+def _exchange(z: Sizes, payload_bytes: Any, outer_bytes: Any = None) -> LayerCollective:
+  axes = z.strategy.experts_over
+  return LayerCollective("experts", "all-to-all", axes, payload_bytes, 2, 2, 2, outer_bytes)
+
+
+def dense_dispatch(z: Sizes) -> Iterator[LayerCollective]:
+  """Tokens are gathered and results scattered over the group; backward is the mirror image."""
+  axes = z.strategy.experts_over
+  group_bytes = z.slice_bytes * z.strategy.size(*axes)
+  gate_bytes = z.d.dispatch_tokens * z.model.num_experts * z.item
+  yield LayerCollective("experts", "all-to-all", axes, gate_bytes, forward=1, again=1, backward=1)
+  yield LayerCollective("experts", "all-gather", axes, group_bytes, forward=1, again=1, backward=1)
+  yield LayerCollective("experts", "reduce-scatter", axes, group_bytes, forward=1, backward=1)
+
+
+def gather_dispatch(z: Sizes) -> Iterator[LayerCollective]:
+  """Tokens, their gates and their choices are gathered, results scattered; choices have no gradient."""
+  axes = z.strategy.experts_over
+  group = z.strategy.size(*axes)
+  choices = group * z.d.dispatch_tokens * z.model.experts_per_token
+  for payload_bytes in (group * z.slice_bytes, choices * z.wide_item):
+    yield LayerCollective("experts", "all-gather", axes, payload_bytes, forward=1, again=1)
+    yield LayerCollective("experts", "reduce-scatter", axes, payload_bytes, backward=1)
+  yield LayerCollective("experts", "all-gather", axes, choices * INDEX_BYTES, forward=1, again=1)
+  yield LayerCollective("experts", "reduce-scatter", axes, group * z.slice_bytes, forward=1)
+  yield LayerCollective("experts", "all-gather", axes, group * z.slice_bytes, backward=1)
+
+
+def pipeline(z: Sizes) -> Iterator[Collective]:
+  """Each tick hands a microbatch on; the last stage's output, and backward the first's input, goes to all stages."""
+  yield Collective("pipeline", "collective-permute", (STAGE,), z.slice_bytes, z.ticks * (1 + z.train))
+  if z.train:
+    shared = (STAGE,) if STAGE in z.strategy.vocabulary_axes else ()  # by those that hold a part of the head
+    yield Collective("pipeline", "all-reduce", shared, z.M * z.slice_bytes, 2)
+  else:
+    last_bytes = z.d.microbatch_sequences * z.model.d_model * z.item
+    yield Collective("pipeline", "all-reduce", (STAGE,), z.M * last_bytes, 1)
+    yield Collective("pipeline", "all-gather", z.strategy.slice_axes, z.full_bytes, z.ticks)
+
+
+def vocabulary(z: Sizes) -> Iterator[Collective]:
+  """Rows found anywhere are summed; the loss needs each token's maximum, normaliser and target over all columns."""
+  slices, rest, M = z.strategy.slice_axes, z.unsliced_vocabulary, z.M
+  yield Collective("embedding", "reduce-scatter", slices, M * z.full_bytes, 1)
+  yield Collective("embedding", "all-reduce", rest, M * z.slice_bytes, 1)
+  if not z.train:
+    return
+  yield Collective("embedding", "all-gather", slices, M * z.full_bytes, 1)
+  yield Collective("head", "all-gather", slices, M * z.full_bytes, 1)
+  yield Collective("head", "reduce-scatter", slices, M * z.full_bytes, 1)
+  yield Collective("head", "all-reduce", rest, M * z.slice_bytes, 1)
+  token_bytes = M * z.d.microbatch_tokens * z.wide_item
+  yield Collective("loss", "all-reduce", z.strategy.vocabulary_axes, token_bytes, 1)
+  yield Collective("loss", "all-reduce", z.strategy.vocabulary_axes, 2 * token_bytes, 1)
+  yield Collective("loss", "all-reduce", z.strategy.batch_axes, z.wide_item, 1)
+
+
+def statistics(z: Sizes, stage: StageLayers) -> Iterator[Collective]:
+  """Probability sums and choice counts of every expert, and one count of drops, for each layer of the stage."""
+  entries = stage.experts * (2 * z.model.num_experts + 1)
+  yield Collective("balance", "all-reduce", z.token_axes, entries * z.wide_item, 1)
+  yield Collective("balance", "all-reduce", (STAGE,), 2 * z.wide_item, 1)
+
+
+def gradients(d: Shares, stage: StageLayers) -> Iterator[Collective]:
+  """Each weight's gradient is summed over the axes whose tokens it saw, less those that split it."""
+  for tensor in parameter_tensors(d.model):
+    count = tensor.layer_count(d.rules) * stage.of(tensor.stack)
+    payload = count * ITEM_BYTES[tensor.dtype(d.job.precision)]
+    yield Collective("gradients", "all-reduce", tensor.replica_axes(d.strategy), payload, 1)
 
 
 def _without(axes: tuple[str, ...], removed: tuple[str, ...]) -> tuple[str, ...]:

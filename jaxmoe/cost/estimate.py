@@ -4,14 +4,16 @@ import dataclasses
 from typing import Any
 
 from jaxmoe.config.deployment import Deployment
-from jaxmoe.cost.collectives import Collective, collectives, ticks
+from jaxmoe.config.job import Remat
+from jaxmoe.cost.assumptions import NOTHING_HIDDEN, Assumptions
+from jaxmoe.cost.collectives import Collective, collectives
 from jaxmoe.cost.flops import PartFlops, executed_flops, flops_per_token, useful_flops
 from jaxmoe.cost.memory import MemoryBytes, activation_bytes, cache_bytes_per_token, memory
 from jaxmoe.cost.network import collective_s
 from jaxmoe.cost.parameters import active_parameters, parameters_by_class, total_parameters
-from jaxmoe.cost.support import check_priced
-from jaxmoe.cost.time import StepTime, peak_flops_per_s, step_time
-from jaxmoe.meshes.errors import UsageError
+from jaxmoe.cost.passes import peak_flops_per_s
+from jaxmoe.cost.stage import stage_layers
+from jaxmoe.cost.time import StepTime, step_time
 
 SOURCE = "formula"
 
@@ -21,7 +23,7 @@ class Estimate:
   """One deployment, predicted. Per device unless said otherwise.
 
   Attributes:
-    bubble: share of a stage's ticks without a microbatch, (S-1)/(M+S-1).
+    bubble: share of the pipeline's time in which a stage idles; (S-1)/(M+S-1) for plain schedules.
     mfu: useful FLOPs over what the devices could do at peak in the step's time.
     tokens_per_s: of the whole deployment: trained, prefilled or generated.
     cache_bytes_per_token: of the whole model.
@@ -51,35 +53,41 @@ class Estimate:
     return 2 * self.flops_per_token_forward
 
 
-def estimate(deployment: Deployment) -> Estimate:
+def estimate(deployment: Deployment, assumed: Assumptions = NOTHING_HIDDEN) -> Estimate:
   """The prediction for `deployment`.
 
   Raises:
-    UsageError: the cluster states no peak for the job's compute dtype, or the model's step is not priced.
+    UsageError: the cluster states no peak for the job's compute dtype.
   """
   d, m = deployment, deployment.model
-  try:
-    check_priced(m)
-  except NotImplementedError as error:
-    raise UsageError(str(error)) from error
-  time, useful = step_time(d), useful_flops(d)
+  time, useful = step_time(d, assumed).plain(), useful_flops(d)
   peak = peak_flops_per_s(d.cluster, d.job.precision.compute)
   classes = parameters_by_class(m, d.rules)
   return Estimate(
     deployment=d,
     parameters={"total": total_parameters(m), "active": active_parameters(m), **classes},
-    memory=memory(d),
-    activation_bytes_by_remat={remat: activation_bytes(d, remat) for remat in ("none", "full")},
+    memory=memory(d, assumed.load),
+    activation_bytes_by_remat={remat: _activation_bytes(d, remat) for remat in ("none", "selective", "full")},
     executed=executed_flops(d),
     useful=useful,
     flops_per_token_forward=flops_per_token(d),
     collectives=collectives(d),
-    bubble=(d.strategy.stage - 1) / ticks(d),
+    bubble=time.bubble / (time.bubble + _busy_s(time)),
     time=time,
     tokens_per_s=d.job.batch * d.job.query_length / time.total_s,
     mfu=useful.total / (peak * time.total_s),
     cache_bytes_per_token=cache_bytes_per_token(m, d.job.precision.compute),
   )
+
+
+def _activation_bytes(d: Deployment, remat: Remat) -> int:
+  other = dataclasses.replace(d, job=dataclasses.replace(d.job, remat=remat))
+  return max(activation_bytes(other, stage) for stage in stage_layers(other))
+
+
+def _busy_s(time: StepTime) -> float:
+  """Time that a stage works on its layers."""
+  return sum(time.matmuls.values()) + time.recomputation + time.exchange + time.layer_network
 
 
 def collectives_by_axis(e: Estimate) -> list[dict[str, Any]]:
@@ -89,5 +97,5 @@ def collectives_by_axis(e: Estimate) -> list[dict[str, Any]]:
     row = rows.setdefault((c.axes, c.kind), {"axes": c.axes, "kind": c.kind, "count": 0, "bytes": 0, "s": 0.0})
     row["count"] += c.count
     row["bytes"] += c.total_bytes
-    row["s"] += collective_s(c, e.deployment.strategy, e.deployment.cluster)
+    row["s"] += float(collective_s(c, e.deployment.strategy, e.deployment.cluster))
   return sorted(rows.values(), key=lambda row: -row["s"])

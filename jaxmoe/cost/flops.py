@@ -5,10 +5,13 @@ capacity, the masked half of causal attention and what backward recomputes; usef
 """
 
 import dataclasses
+from typing import Any
 
+from jaxmoe.config.arrays import ceil_div, least
 from jaxmoe.config.deployment import Deployment
-from jaxmoe.cost.collectives import ticks
-from jaxmoe.cost.support import check_priced
+from jaxmoe.config.shares import Shares
+from jaxmoe.cost.layer import Operation, attention_operations, dense_operations, expert_operations
+from jaxmoe.cost.stage import stage_layers
 from jaxmoe.cost.token_flops import PartFlops, token_flops
 from jaxmoe.kernels import work
 
@@ -19,43 +22,41 @@ TRAIN_PASSES = 3
 def executed_flops(deployment: Deployment, *, heaviest_routing: bool = False, kernel: str | None = None) -> PartFlops:
   """What one device computes: every device the same, or with `gather` as expected, or at most by `heaviest_routing`."""
   d = deployment
-  check_priced(d.model)
   rows = expert_rows(d, kernel)
-  forward = _layer_forward(d, rows.most if heaviest_routing else rows.expected)
-  runs = ticks(d) * d.layers_per_stage
-  passes, score_passes, head_passes = _passes(d)
-  return PartFlops(
-    attention=runs * (passes * forward["projections"] + score_passes * forward["scores"]),
-    router=runs * passes * forward["router"],
-    experts=runs * passes * forward["experts"],
-    head=head_passes * _head_forward(d),
+  stage = stage_layers(d)[0]
+  layers = (
+    (attention_operations(d), stage.all),
+    (expert_operations(d, rows.most if heaviest_routing else rows.expected), stage.routed),
+    (dense_operations(d), stage.dense),
+  )
+  parts: dict[str, float] = {"attention": 0.0, "router": 0.0, "experts": 0.0}
+  for operations, count in layers:
+    for op in operations:
+      parts[_PART[op.part]] += d.ticks * count * passes(d, op) * op.flops
+  return PartFlops(**parts, head=(TRAIN_PASSES if d.train else 1) * head_forward(d))
+
+
+_PART = {
+  "projections": "attention", "scores": "attention", "elementwise": "attention",
+  "router": "router", "experts": "experts", "shared": "experts", "dense": "experts",
+}  # fmt: skip
+
+
+def passes(d: Shares, operation: Operation) -> Any:
+  """Times that a step runs a part, in units of its forward: itself, its backward and what is computed again."""
+  if not d.train:
+    return 1
+  return (
+    1
+    + operation.backward
+    + d.recomputed
+    + (d.hidden_recomputed * hidden_share(d) if operation.part == "experts" else 0)
   )
 
 
-def _passes(d: Deployment) -> tuple[float, float, float]:
-  """Passes over projections and experts, over the two score matmuls, and over the head.
-
-  Backward of attention recomputes the first score matmul (half of the pair) and has four more: 1 + 0.5 + 2 pairs. A
-  recomputed layer runs its forward once more.
-  """
-  if d.job.kind != "train":
-    return 1, 1, 1
-  again = 1 if d.job.remat == "full" else 0
-  return TRAIN_PASSES + again, TRAIN_PASSES + 0.5 + again, TRAIN_PASSES
-
-
-def _layer_forward(d: Deployment, rows: float) -> dict[str, float]:
-  """One layer, one microbatch, on one device."""
-  m, rules = d.model, d.rules
-  heads = m.num_heads // rules.shards("attention", "H")
-  kv_heads = m.num_kv_heads // rules.shards("attention", "G")
-  width = m.d_expert // rules.shards("expert", "F")
-  return {
-    "projections": 2 * d.microbatch_tokens * m.d_model * m.head_dim * (2 * heads + 2 * kv_heads),
-    "scores": 2 * 2 * d.microbatch_tokens * d.job.sequence_length * heads * m.head_dim,
-    "router": 2 * d.dispatch_tokens * m.d_model * m.num_experts,
-    "experts": 2 * rows * m.expert_matrices * m.d_model * width,
-  }
+def hidden_share(d: Shares) -> float:
+  """Share of an expert's matmuls that make its hidden rows: all but the last."""
+  return (d.model.expert_matrices - 1) / d.model.expert_matrices
 
 
 def expert_rows(d: Deployment, kernel: str | None = None) -> work.Trips:
@@ -64,24 +65,37 @@ def expert_rows(d: Deployment, kernel: str | None = None) -> work.Trips:
   Args:
     kernel: what multiplies them, a name in jaxmoe/kernels; None leaves out the padding of its tiles.
   """
-  m, rows = d.model, d.model.num_experts
-  if d.job.transport == "gather":
-    experts = m.num_experts // d.rules.shards("expert", "E")
-    with work.expecting(d.dispatch_tokens * m.experts_per_token):
-      return work.multiplied_rows(kernel, gathered_rows(d), experts)
-  rows *= d.expert_capacity if d.job.transport == "capacity" else d.dispatch_tokens
-  return work.Trips(rows, rows)
+  if d.job.transport != "gather":
+    rows = balanced_rows(d)
+    return work.Trips(rows, rows)
+  experts = d.model.num_experts // d.rules.shards("expert", "E")
+  with work.expecting(balanced_rows(d)):
+    return work.multiplied_rows(kernel, gathered_rows(d), experts)
 
 
-def gathered_rows(d: Deployment) -> int:
+def balanced_rows(d: Shares) -> Any:
+  """Rows that one device's experts multiply if tokens spread evenly: buffers of fixed size, or the chosen rows."""
+  if d.job.transport == "capacity":
+    return d.model.num_experts * d.expert_capacity
+  return d.dispatch_tokens * (d.model.num_experts if d.job.transport == "dense" else d.model.experts_per_token)
+
+
+def gathered_rows(d: Shares) -> Any:
   """Rows that `gather` has room for: each token of the group at all its choices, or at all experts of a device."""
   group = d.rules.shards("expert", "E")
-  return group * d.dispatch_tokens * min(d.model.experts_per_token, d.model.num_experts // group)
+  return group * d.dispatch_tokens * least(d.model.experts_per_token, d.model.num_experts // group)
 
 
-def _head_forward(d: Deployment) -> float:
-  tokens = d.sequences_per_device * (d.job.sequence_length if d.job.kind == "train" else 1)
-  return 2 * tokens * d.model.d_model * (d.model.vocab_size // d.rules.shards("vocabulary", "V"))
+def head_forward(d: Shares) -> Any:
+  """The head over every token that has a target, or in serving over each sequence's last.
+
+  Once more for each layer that predicts a further token, and the projection of 2D to D that it starts with.
+  """
+  m, predicted = d.model, d.model.mtp_layers if d.train else 0
+  tokens = d.sequences_per_device * (d.job.sequence_length if d.train else 1) / d.strategy.context
+  columns = ceil_div(m.vocab_size, d.rules.shards("vocabulary", "V"))
+  projected = predicted * d.microbatches * d.dispatch_tokens * 2 * m.d_model
+  return 2 * m.d_model * (tokens * columns * (1 + predicted) + projected)
 
 
 def useful_flops(deployment: Deployment) -> PartFlops:

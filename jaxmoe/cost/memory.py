@@ -2,74 +2,125 @@
 
 Weights, gradients, optimizer state, cache and inputs are exact. Activations and dispatch buffers are a first estimate
 of what backward keeps (or of what one layer needs at once); what the compiler allocates beside it is its own affair.
+Sizes may be arrays, one entry a plan.
 """
 
 import dataclasses
-import math
+import functools
+from collections.abc import Callable
+from typing import Any
 
-from jaxmoe.config.deployment import Deployment
+import numpy as np
+
+from jaxmoe.config.arrays import ceil_div, most, total
 from jaxmoe.config.job import ITEM_BYTES
 from jaxmoe.config.model import ModelConfig
-from jaxmoe.cost.collectives import ticks
-from jaxmoe.cost.flops import gathered_rows
-from jaxmoe.cost.parameters import local_parameter_bytes, parameter_tensors
-from jaxmoe.cost.support import check_priced
+from jaxmoe.config.shares import Shares
+from jaxmoe.cost.flops import balanced_rows, gathered_rows
+from jaxmoe.cost.holdings import gradient_bytes, holdings, optimizer_bytes, weight_bytes
+from jaxmoe.cost.layer import residual_tokens, sequence_shards
+from jaxmoe.cost.parameters import parameter_tensors
+from jaxmoe.cost.stage import StageLayers, stage_layers
+from jaxmoe.pipeline.schedule_facts import in_flight
 
-COUNTER_BYTES = 4  # Adam's step counter, int32
 ID_BYTES = 4  # token ids and lengths, int32
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryBytes:
-  """One device's bytes; every device of a deployment holds the same."""
+  """Bytes of the device that holds most.
 
-  parameters: int
-  gradients: int
-  optimizer: int
-  cache: int
-  inputs: int
-  activations: int
-  dispatch: int
+  Attributes:
+    gathered: weights of the layers at work, where zero 3 leaves each device a part of them.
+  """
+
+  parameters: Any
+  gradients: Any
+  optimizer: Any
+  cache: Any
+  inputs: Any
+  activations: Any
+  dispatch: Any
+  gathered: Any = 0
 
   @property
-  def total(self) -> int:
-    return sum(getattr(self, field.name) for field in dataclasses.fields(self))
+  def total(self) -> Any:
+    return total(getattr(self, field.name) for field in dataclasses.fields(self))
 
 
-def memory(deployment: Deployment) -> MemoryBytes:
-  """What the step needs on one device."""
-  d, train = deployment, deployment.job.kind == "train"
-  parameter_bytes = local_parameter_bytes(d.model, d.rules, d.job.precision)
+def memory(d: Shares, load: Any = 1) -> MemoryBytes:
+  """What the step needs on one device of the heaviest stage.
+
+  Args:
+    load: rows of the busiest device's experts over the mean.
+  """
+  kinds = [_of_stage(d, stage, load) for stage in stage_layers(d)]
+  if len(kinds) == 1:
+    return kinds[0]
+  few, many = kinds
+  heavier = many.total > few.total
+  fields = (field.name for field in dataclasses.fields(MemoryBytes))
+  return MemoryBytes(**{name: _chosen(heavier, getattr(many, name), getattr(few, name)) for name in fields})
+
+
+def peak_bytes(d: Shares, load: Any = 1) -> Any:
+  """The total of `memory` alone."""
+  return functools.reduce(most, (_of_stage(d, stage, load).total for stage in stage_layers(d)))
+
+
+def _chosen(condition: Any, first: Any, second: Any) -> Any:
+  return first * condition + second * (condition == 0)
+
+
+def _of_stage(d: Shares, stage: StageLayers, load: Any) -> MemoryBytes:
+  held = holdings(d, stage)
   return MemoryBytes(
-    parameters=parameter_bytes,
-    gradients=parameter_bytes if train else 0,
-    optimizer=optimizer_bytes(d) if train else 0,
-    cache=0 if train else cache_bytes(d),
+    parameters=weight_bytes(d, held),
+    gradients=gradient_bytes(d, held) if d.train else 0,
+    optimizer=optimizer_bytes(d, held) if d.train else 0,
+    cache=0 if d.train else cache_bytes(d),
     inputs=input_bytes(d),
-    activations=activation_bytes(d, d.job.remat),
-    dispatch=dispatch_bytes(d),
+    activations=activation_bytes(d, stage, load),
+    dispatch=dispatch_bytes(d, load),
+    gathered=gathered_bytes(d, stage),
   )
 
 
-def optimizer_bytes(d: Deployment) -> int:
-  """Adam: two moments of every local parameter, and a counter."""
-  count = sum(tensor.local_count(d.rules) for tensor in parameter_tensors(d.model))
-  return 2 * count * ITEM_BYTES[d.job.precision.optimizer] + COUNTER_BYTES
+def gathered_bytes(d: Shares, stage: StageLayers) -> Any:
+  """With zero 3: two layers' weights that have replicas, in the compute dtype, one at work and one on its way."""
+  layers = [t for t in parameter_tensors(d.model) if t.stack in ("all", "expert")]
+  count = sum(t.layer_count(d.rules) * (d.strategy.size(*t.replica_axes(d.strategy)) > 1) for t in layers)
+  return 2 * count * ITEM_BYTES[d.job.precision.compute] * ((d.zero >= 3) * 1)
 
 
-def cache_bytes(d: Deployment) -> int:
+def cache_bytes(d: Shares) -> Any:
   """Keys and values of the stage that keeps most: 2 G K numbers a token, or a latent vector whole on every device.
 
   Layers with local attention keep no more tokens than they see.
   """
-  m, length = d.model, d.job.sequence_length
-  near = m.local
-  slots = [min(length, near.size) if near and layer in near.layers else length for layer in range(m.num_layers)]
-  stages = [sum(slots[start : start + d.layers_per_stage]) for start in range(0, m.num_layers, d.layers_per_stage)]
-  letters, width = ("BSG", m.num_kv_heads) if m.latent is None else ("BSZ", m.cache_width)
-  items = math.prod(d.rules.local_shape("activation", letters, (d.job.batch, max(stages), width)))
+  m = d.model
+  letters, width = ("G", m.num_kv_heads) if m.latent is None else ("Z", m.cache_width)
   each = 2 * m.head_dim if m.latent is None else 1
-  return items * each * ITEM_BYTES[d.job.precision.compute]
+  numbers = ceil_div(width, d.rules.shards("activation", letters)) * each
+  return (
+    ceil_div(d.sequences_per_device * _cached_slots(d), d.strategy.context)
+    * numbers
+    * ITEM_BYTES[d.job.precision.compute]
+  )
+
+
+def _cached_slots(d: Shares) -> Any:
+  """Slots of all layers of the stage that has most."""
+  length, near = d.job.sequence_length, d.model.local
+  if near is None:
+    return length * d.layers_per_stage
+  slots = [min(length, near.size) if layer in near.layers else length for layer in range(d.model.num_layers)]
+  return table_of(d.strategy.stage, lambda stages: max(_by_stage(slots, stages)))
+
+
+def _by_stage(slots: list[int], stages: int) -> list[int]:
+  layers = ceil_div(len(slots), stages)
+  return [sum(slots[start : start + layers]) for start in range(0, len(slots), layers)]
 
 
 def cache_bytes_per_token(model: ModelConfig, dtype: str) -> int:
@@ -77,45 +128,95 @@ def cache_bytes_per_token(model: ModelConfig, dtype: str) -> int:
   return model.num_layers * model.cache_width * ITEM_BYTES[dtype]
 
 
-def input_bytes(d: Deployment) -> int:
+def input_bytes(d: Shares) -> Any:
   """Token ids and, in training, targets; in serving, a length a sequence."""
-  tokens = d.sequences_per_device * d.job.query_length
-  return ID_BYTES * (2 * tokens if d.job.kind == "train" else tokens + d.sequences_per_device)
+  tokens = ceil_div(d.sequences_per_device * d.job.query_length, d.strategy.context)
+  return ID_BYTES * (2 * tokens if d.train else tokens + d.sequences_per_device)
 
 
-def activation_bytes(d: Deployment, remat: str) -> int:
-  """Training: what backward keeps of every tick and layer, and the logits. Serving: one layer's own intermediates."""
-  check_priced(d.model)
+def activation_bytes(d: Shares, stage: StageLayers, load: Any = 1) -> Any:
+  """Training: what backward keeps of every microbatch in flight, and logits. Serving: one layer's own intermediates."""
   item = ITEM_BYTES[d.job.precision.compute]
-  layer_input = d.dispatch_tokens * d.model.d_model * item
-  if d.job.kind != "train":
-    return layer_input + _layer_bytes(d)
-  kept = layer_input if remat == "full" else layer_input + _layer_bytes(d)
-  working = _layer_bytes(d) if remat == "full" else 0
-  tokens = d.sequences_per_device * d.job.sequence_length
-  logits = tokens * (d.model.vocab_size // d.rules.shards("vocabulary", "V")) * max(4, item)
-  return ticks(d) * d.layers_per_stage * kept + working + logits
+  layer_input = residual_tokens(d) * d.model.d_model * item
+  inner = attention_bytes(d), expert_bytes(d, load), dense_bytes(d)
+  if not d.train:
+    return layer_input + inner[0] + most(inner[1], inner[2])
+  again = d.recomputed
+  kept = stage.all * (layer_input + (1 - again) * inner[0])
+  kept = kept + (1 - again) * (stage.routed * inner[1] + stage.dense * inner[2])
+  working = again * (inner[0] + most(inner[1], inner[2])) + d.hidden_recomputed * hidden_bytes(d, load)
+  return kept_microbatches(d) * kept + working + logit_bytes(d)
 
 
-def _layer_bytes(d: Deployment) -> int:
-  """Outputs within one layer that its backward reads; scores are recomputed and so are not among them."""
+def kept_microbatches(d: Shares) -> Any:
+  """Microbatches whose activations a stage holds at once; a scan over ticks keeps its idle ones too."""
+  if isinstance(d.executes_idle, int) and d.executes_idle:
+    return d.ticks
+  held = d.by_schedule(lambda schedule, chunks: in_flight(schedule, chunks, d.strategy.stage, d.microbatches))
+  return _chosen(d.executes_idle, d.ticks, held)
+
+
+def logit_bytes(d: Shares) -> Any:
+  """Logits of all tokens of the device, or where stages work on their own of one microbatch."""
+  microbatches = _chosen(d.executes_idle, d.microbatches, 1)
+  columns = ceil_div(d.model.vocab_size, d.rules.shards("vocabulary", "V"))
+  return microbatches * d.microbatch_tokens * columns * max(4, ITEM_BYTES[d.job.precision.compute])
+
+
+def attention_bytes(d: Shares) -> Any:
+  """Outputs within one layer's attention that its backward reads; scores are recomputed and so are not among them."""
   m, item = d.model, ITEM_BYTES[d.job.precision.compute]
-  heads, kv_heads = (n // d.rules.shards("attention", "H") for n in (m.num_heads, m.num_kv_heads))
-  normed = d.microbatch_tokens * m.d_model + 2 * d.dispatch_tokens * m.d_model  # before heads; before router; residual
-  projected = d.microbatch_tokens * m.head_dim * (2 * heads + 2 * kv_heads)  # query, key, value and their mix
-  probabilities = d.dispatch_tokens * m.num_experts
-  width = m.d_expert // d.rules.shards("expert", "F")
-  hidden = _buffer_rows(d) * width * m.expert_matrices  # before and after the activation, and the gate
-  return item * (normed + projected + hidden) + max(4, item) * probabilities
+  heads, kv_heads = (
+    ceil_div(n, d.rules.shards("attention", x)) for n, x in ((m.num_heads, "H"), (m.num_kv_heads, "G"))
+  )
+  numbers = m.head_dim * (2 * heads + 2 * kv_heads)  # query, key, value and their mix
+  if m.latent is not None:
+    numbers = heads * 2 * (m.head_dim + m.latent.value_dim) + m.cache_width + (m.latent.query_rank or 0)
+  normed = ceil_div(d.microbatch_tokens, sequence_shards(d))
+  return item * (normed * m.d_model + d.microbatch_tokens * numbers)
 
 
-def dispatch_bytes(d: Deployment) -> int:
+def expert_bytes(d: Shares, load: Any = 1) -> Any:
+  """Outputs within one expert layer's feed-forward: normed tokens, probabilities, hidden rows of all experts."""
+  m, item = d.model, ITEM_BYTES[d.job.precision.compute]
+  probabilities = d.dispatch_tokens * m.num_experts * max(4, item)
+  hidden = hidden_bytes(d, load) * (1 - d.hidden_recomputed)
+  if m.shared is not None:
+    width = ceil_div(m.shared.d_hidden, d.rules.shards("dense", "J"))
+    hidden = hidden + item * d.microbatch_tokens * width * m.expert_matrices
+  return item * 2 * residual_tokens(d) * m.d_model + hidden + probabilities
+
+
+def hidden_bytes(d: Shares, load: Any = 1) -> Any:
+  """Hidden rows of all experts of one layer."""
+  width = ceil_div(d.model.d_expert, d.rules.shards("expert", "F"))
+  return ITEM_BYTES[d.job.precision.compute] * buffer_rows(d, load) * width * d.model.expert_matrices
+
+
+def dense_bytes(d: Shares) -> Any:
+  """Outputs within one dense layer's feed-forward."""
+  m = d.model
+  if m.dense is None:
+    return 0
+  hidden = d.microbatch_tokens * ceil_div(m.dense.d_hidden, d.rules.shards("dense", "I")) * m.expert_matrices
+  return ITEM_BYTES[d.job.precision.compute] * (2 * residual_tokens(d) * m.d_model + hidden)
+
+
+def dispatch_bytes(d: Shares, load: Any = 1) -> Any:
   """Expert buffers as sent, as received, and the same two on the way back."""
-  return 4 * _buffer_rows(d) * d.model.d_model * ITEM_BYTES[d.job.precision.compute]
+  return 4 * buffer_rows(d, load) * d.model.d_model * ITEM_BYTES[d.job.precision.compute]
 
 
-def _buffer_rows(d: Deployment) -> int:
-  """Rows of the arrays that experts read and write."""
+def buffer_rows(d: Shares, load: Any = 1) -> Any:
+  """Rows of the arrays that experts read and write: fixed buffers, room for the worst, or as many as come."""
   if d.job.transport == "gather":
     return gathered_rows(d)
-  return d.model.num_experts * (d.expert_capacity if d.job.transport == "capacity" else d.dispatch_tokens)
+  return balanced_rows(d) * (load if d.job.transport == "ragged" else 1)
+
+
+def table_of(sizes: Any, function: Callable[[int], int]) -> Any:
+  """`function` of every entry of an array of few different sizes, or of one."""
+  if isinstance(sizes, int):
+    return function(sizes)
+  values, places = np.unique(sizes, return_inverse=True)
+  return np.array([function(int(size)) for size in values])[places].reshape(sizes.shape)

@@ -1,12 +1,15 @@
 """Parameters of a model, tensor by tensor: the count, its class, and how many bytes one device holds."""
 
 import dataclasses
+import functools
 import math
-from typing import Literal
+from typing import Any, Literal
 
+from jaxmoe.config.arrays import ceil_div
 from jaxmoe.config.job import ITEM_BYTES, Precision
 from jaxmoe.config.model import ModelConfig
 from jaxmoe.cost.layout import (
+  Layout,
   attention_layout,
   dense_layout,
   expert_layout,
@@ -15,18 +18,23 @@ from jaxmoe.cost.layout import (
   prediction_layout,
 )
 from jaxmoe.meshes.rules import PartitionRules
+from jaxmoe.meshes.strategy import Folding
 
 ParameterClass = Literal["expert", "sharded", "replicated"]
+# Which layers of the model have a tensor: none, for what stands outside; all; those with experts; those without; those
+# that predict further tokens.
+Stack = Literal["none", "all", "expert", "dense", "prediction"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ParameterTensor:
-  """One stored tensor; `role` and `letters` say how it is split (meshes/rules.py)."""
+  """One stored tensor; `role` and `letters` say how it is split (meshes/rules.py), `stack` which layers have it."""
 
   name: str
   role: str
   letters: str
   shape: tuple[int, ...]
+  stack: Stack = "none"
 
   @property
   def count(self) -> int:
@@ -35,6 +43,12 @@ class ParameterTensor:
   def local_count(self, rules: PartitionRules) -> int:
     """Parameters of this tensor on one device."""
     return math.prod(rules.local_shape(self.role, self.letters, self.shape))
+
+  def layer_count(self, rules: PartitionRules) -> Any:
+    """Parameters of one layer's tensor, or of one outside all layers, on the device that has most; takes arrays."""
+    sizes = zip(self.letters, self.shape, strict=True)
+    parts = (ceil_div(size, rules.shards(self.role, letter)) for letter, size in sizes if letter not in "LY")
+    return math.prod(parts)
 
   @property
   def is_matrix(self) -> bool:
@@ -48,6 +62,12 @@ class ParameterTensor:
   def local_bytes(self, rules: PartitionRules, precision: Precision) -> int:
     return self.local_count(rules) * ITEM_BYTES[self.dtype(precision)]
 
+  def replica_axes(self, strategy: Folding) -> tuple[str, ...]:
+    """Axes whose devices hold this tensor alike and see different tokens: those that its gradient is summed over."""
+    rules = PartitionRules(strategy)
+    own = {axis for letter in self.letters for axis in rules.axes(self.role, letter)}
+    return tuple(axis for axis in (*strategy.batch_axes, *strategy.slice_axes) if axis not in own)
+
   def parameter_class(self, rules: PartitionRules) -> ParameterClass:
     """`expert` divides by expert and width axes, `sharded` by attention or vocabulary axes, `replicated` by stage."""
     if self.role == "expert":
@@ -56,18 +76,19 @@ class ParameterTensor:
     return "sharded" if split else "replicated"
 
 
+@functools.cache
 def parameter_tensors(model: ModelConfig) -> tuple[ParameterTensor, ...]:
   """Every tensor of the model, layers of one kind stacked along L and multi-token-prediction layers along Y."""
-  groups = [
-    ("", "", 1, outer_layout(model)),
-    ("layers/", "L", model.num_layers, attention_layout(model)),
-    ("layers/", "L", model.expert_layers, expert_layout(model)),
-    ("layers/", "L", model.dense_layers, dense_layout(model)),
-    ("mtp/", "Y", model.mtp_layers, prediction_layout(model)),
+  groups: list[tuple[Stack, str, str, int, Layout]] = [
+    ("none", "", "", 1, outer_layout(model)),
+    ("all", "layers/", "L", model.num_layers, attention_layout(model)),
+    ("expert", "layers/", "L", model.expert_layers, expert_layout(model)),
+    ("dense", "layers/", "L", model.dense_layers, dense_layout(model)),
+    ("prediction", "mtp/", "Y", model.mtp_layers, prediction_layout(model)),
   ]
   return tuple(
-    _tensor(model, prefix + name, role, stack + letters, {stack: count} if stack else {})
-    for prefix, stack, count, layout in groups
+    _tensor(model, prefix + name, role, letter + letters, {letter: count} if letter else {}, stack)
+    for stack, prefix, letter, count, layout in groups
     if count
     for name, role, letters in layout
   )
@@ -80,9 +101,11 @@ def layer_tensors(model: ModelConfig, layer: int) -> tuple[ParameterTensor, ...]
   return tuple(_tensor(model, f"layers/{name}", role, letters, {}) for name, role, letters in layout)
 
 
-def _tensor(model: ModelConfig, name: str, role: str, letters: str, stack: dict[str, int]) -> ParameterTensor:
-  sizes = {**letter_sizes(model), **stack}
-  return ParameterTensor(name, role, letters, tuple(sizes[letter] for letter in letters))
+def _tensor(
+  model: ModelConfig, name: str, role: str, letters: str, layers: dict[str, int], stack: Stack = "none"
+) -> ParameterTensor:
+  sizes = {**letter_sizes(model), **layers}
+  return ParameterTensor(name, role, letters, tuple(sizes[letter] for letter in letters), stack)
 
 
 def total_parameters(model: ModelConfig) -> int:

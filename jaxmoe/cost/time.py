@@ -1,85 +1,184 @@
-"""Time of one step by roofline: matmuls or memory, whichever is slower, plus every collective, nothing overlapped."""
+"""Time of one step, term by term; sizes may be arrays, one entry a plan.
+
+Each part of a layer takes the longer of its matmuls and its traffic; collectives come on top, less what `Assumptions`
+hide. The pipeline adds the idle time of its schedule's table.
+"""
 
 import dataclasses
+import functools
+from typing import Any
 
-from jaxmoe.config.deployment import Deployment
+from jaxmoe.config.arrays import ceil_div, least, most, total
 from jaxmoe.config.job import ITEM_BYTES
-from jaxmoe.cost.collectives import collectives, ticks
-from jaxmoe.cost.flops import executed_flops, expert_rows
-from jaxmoe.cost.memory import cache_bytes, optimizer_bytes
-from jaxmoe.cost.network import collective_s
-from jaxmoe.cost.parameters import local_parameter_bytes, parameter_tensors
-from jaxmoe.meshes.cluster import Cluster
-from jaxmoe.meshes.errors import UsageError
+from jaxmoe.config.shares import Shares
+from jaxmoe.cost.assumptions import NOTHING_HIDDEN, Assumptions
+from jaxmoe.cost.collectives import Sizes, pipeline, statistics, vocabulary
+from jaxmoe.cost.flops import TRAIN_PASSES, head_forward
+from jaxmoe.cost.holdings import Holding, gradient_bytes, holdings, optimizer_bytes, stored_gradient_bytes, weight_bytes
+from jaxmoe.cost.passes import Device, Network, Pass, Passes, passes
+from jaxmoe.cost.stage import StageLayers, stage_layers
+from jaxmoe.pipeline.schedule_facts import idle_s
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class StepTime:
-  """Seconds of one step on one device; the pipeline's idle ticks are part of both terms."""
+  """Seconds of one step on the busiest device.
 
-  matmul_s: float
-  memory_s: float
-  network_s: float
+  Attributes:
+    matmuls: forward and backward of every layer, by part: the longer of its matmuls and its memory traffic.
+    recomputation: forward that backward runs again.
+    exchange: tokens to their experts and back, less what is hidden.
+    layer_network: the other collectives of layers.
+    bubble: idle time of the schedule.
+    head: the head's matmuls.
+    step_network: messages between stages, embedding, loss and statistics.
+    gradients: their sum over replicas, less what is hidden, and the gathering of split weights.
+    optimizer: reading and writing its state and the weights.
+  """
+
+  matmuls: dict[str, Any]
+  recomputation: Any
+  exchange: Any
+  layer_network: Any
+  bubble: Any
+  head: Any
+  step_network: Any
+  gradients: Any
+  optimizer: Any
+
+  def plain(self) -> "StepTime":
+    """One plan's step in Python's own numbers."""
+    rest = {f.name: float(getattr(self, f.name)) for f in dataclasses.fields(self) if f.name != "matmuls"}
+    return StepTime(matmuls={part: float(s) for part, s in self.matmuls.items()}, **rest)
+
+  def terms(self) -> dict[str, Any]:
+    """Every term by name; they add up to the step."""
+    rest = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "matmuls"}
+    return {**self.matmuls, **rest}
 
   @property
-  def total_s(self) -> float:
-    return max(self.matmul_s, self.memory_s) + self.network_s
+  def total_s(self) -> Any:
+    return total(self.terms().values())
+
+  @property
+  def network_s(self) -> Any:
+    return self.exchange + self.layer_network + self.step_network + self.gradients
+
+  @property
+  def local_s(self) -> Any:
+    """Matmuls and memory traffic."""
+    return self.total_s - self.network_s - self.bubble
 
   @property
   def bottleneck(self) -> str:
-    local = "matmul" if self.matmul_s >= self.memory_s else "memory"
-    return "network" if self.network_s > max(self.matmul_s, self.memory_s) else local
+    """The largest term of one plan."""
+    terms = self.terms()
+    return max(terms, key=lambda name: terms[name])
 
 
-def step_time(deployment: Deployment) -> StepTime:
-  """Roofline time under the cluster's stated efficiencies."""
-  d, cluster = deployment, deployment.cluster
-  bandwidth = cluster.memory_bandwidth_bytes_per_s * cluster.memory_efficiency
+def step_time(d: Shares, assumed: Assumptions = NOTHING_HIDDEN) -> StepTime:
+  """The slowest stage's step, under the cluster's stated efficiencies.
+
+  Raises:
+    UsageError: the cluster states no peak for the job's compute dtype.
+  """
+  device, network = Device(d.cluster, d.job.precision), Network(d)
+  steps = [_of_stage(d, stage, device, network, assumed) for stage in stage_layers(d)]
+  if len(steps) == 1:
+    return steps[0]
+  few, many = steps
+  return _slower(few, many)
+
+
+def step_s(d: Shares, assumed: Assumptions = NOTHING_HIDDEN) -> Any:
+  """The total of `step_time` alone."""
+  device, network = Device(d.cluster, d.job.precision), Network(d)
+  return functools.reduce(most, (_of_stage(d, s, device, network, assumed).total_s for s in stage_layers(d)))
+
+
+def _slower(one: StepTime, other: StepTime) -> StepTime:
+  """Element by element, the step that takes longer."""
+  later = other.total_s > one.total_s
+
+  def chosen(first: Any, second: Any) -> Any:
+    return second * later + first * (later == 0)
+
+  names = {**one.matmuls, **other.matmuls}
+  rest = (f.name for f in dataclasses.fields(StepTime) if f.name != "matmuls")
   return StepTime(
-    matmul_s=executed_flops(d).total / (peak_flops_per_s(cluster, d.job.precision.compute) * cluster.matmul_efficiency),
-    memory_s=memory_traffic_bytes(d) / bandwidth,
-    network_s=sum(collective_s(c, d.strategy, cluster) for c in collectives(d)),
+    matmuls={name: chosen(one.matmuls.get(name, 0.0), other.matmuls.get(name, 0.0)) for name in names},
+    **{name: chosen(getattr(one, name), getattr(other, name)) for name in rest},
   )
 
 
-def peak_flops_per_s(cluster: Cluster, dtype: str) -> float:
-  """The cluster's matmul peak in this dtype.
+def _of_stage(d: Shares, stage: StageLayers, device: Device, network: Network, assumed: Assumptions) -> StepTime:
+  p, M, held = passes(d, stage, device, network, assumed), d.microbatches, holdings(d, stage)
+  each = (p.F, p.B, p.W, p.again) if d.train else (p.F,)
+  sums = {part: M * sum(one.parts.get(part, 0.0) for one in each[:3]) for part in p.F.parts}
+  return StepTime(
+    matmuls=sums,
+    recomputation=M * p.again.matmuls if d.train else 0.0,
+    exchange=M * sum(one.exchange for one in each),
+    layer_network=M * sum(one.network for one in each),
+    bubble=_bubble_s(d, p),
+    head=_head_s(d, device),
+    step_network=_step_network_s(d, stage, network),
+    gradients=_gradients_s(d, held, network, p.B, assumed) if d.train else 0.0,
+    optimizer=_optimizer_s(d, held, device) if d.train else 0.0,
+  )
 
-  Raises:
-    UsageError: the cluster states none.
+
+def _bubble_s(d: Shares, p: Passes) -> Any:
+  """Idle time by the schedule's table; in serving the pipeline fills once."""
+  if not d.train:
+    return (d.strategy.stage - 1) * p.F.total
+  F, B, W = p.F.total, p.B.total + p.again.total, p.W.total
+
+  def idle(schedule: str, chunks: int) -> Any:
+    split = (B, W) if schedule == "zero_bubble" else (B + W,)
+    return idle_s(schedule, chunks, d.strategy.stage, d.microbatches, F, *split)
+
+  return d.by_schedule(idle)
+
+
+def _head_s(d: Shares, device: Device) -> Any:
+  m = d.model
+  columns = ceil_div(m.vocab_size, d.rules.shards("vocabulary", "V"))
+  item = ITEM_BYTES[d.job.precision.compute]
+  tokens = d.sequences_per_device * (d.job.sequence_length if d.train else 1) / d.strategy.context
+  traffic = columns * m.d_model * ITEM_BYTES[d.job.precision.weights] + tokens * (m.d_model + columns) * item
+  flops_s = head_forward(d) / device.flops_per_s
+  traffic_s = traffic / device.bytes_per_s
+  return (TRAIN_PASSES if d.train else 1) * (flops_s + traffic_s + abs(flops_s - traffic_s)) / 2
+
+
+def _step_network_s(d: Shares, stage: StageLayers, network: Network) -> Any:
+  z = Sizes(d)
+  once = (*pipeline(z), *vocabulary(z), *statistics(z, stage))
+  return sum(c.count * network.once_s(c) for c in once)
+
+
+def _gradients_s(d: Shares, groups: list[Holding], network: Network, backward: Pass, assumed: Assumptions) -> Any:
+  """Sums over replicas: at once, or scattered with the weights gathered after; every microbatch where parts are split.
+
+  Zero 2 scatters each microbatch's gradients, because it keeps only its part; zero 3 also gathers weights for every
+  forward and backward.
   """
-  if dtype not in cluster.peak_flops_per_s:
-    raise UsageError(
-      f"cluster {cluster.name} states no matmul peak for precision.compute={dtype}; it has"
-      f" {', '.join(cluster.peak_flops_per_s)}: add peak_flops_per_s.{dtype} to the cluster, or compute in one of these"
-    )
-  return cluster.peak_flops_per_s[dtype]
+  exposed = 0.0
+  for held in groups:
+    if not held.axes:
+      continue
+    group, summed, level = network.group(held.axes), stored_gradient_bytes(held, d.job.precision), d.zero
+    whole, scatter, gather = group.all_reduce_s(summed), group.gather_s(summed), group.gather_s(held.weight_bytes)
+    scatters = 1 + (level >= 2) * (d.microbatches - 1)
+    gathers = 1 + (level >= 3) * (d.microbatches * (2 + d.recomputed) - 1)
+    exposed = exposed + (level == 0) * whole + (level >= 1) * (scatters * scatter + gathers * gather)
+  if not assumed.gradient_overlap:
+    return exposed
+  return exposed - least(assumed.gradient_overlap * exposed, backward.matmuls)
 
 
-def memory_traffic_bytes(deployment: Deployment) -> float:
-  """Weights read once a tick and pass, the cache once, the optimizer's state and weights read and written, activations.
-
-  Activations count each matmul's input and output once a pass; what stays on chip between operations is not deducted.
-  """
-  d, train = deployment, deployment.job.kind == "train"
-  weights = local_parameter_bytes(d.model, d.rules, d.job.precision)
-  passes = 3 + (d.job.remat == "full") if train else 1
-  traffic = passes * (ticks(d) * _layer_weight_bytes(d) + weights - _layer_weight_bytes(d))
-  traffic += passes * ticks(d) * d.layers_per_stage * _activation_traffic_bytes(d)
-  if train:
-    return traffic + 2 * (optimizer_bytes(d) + weights)
-  return traffic + cache_bytes(d)
-
-
-def _layer_weight_bytes(d: Deployment) -> int:
-  tensors = parameter_tensors(d.model)
-  return sum(t.local_bytes(d.rules, d.job.precision) for t in tensors if t.name.startswith("layers/"))
-
-
-def _activation_traffic_bytes(d: Deployment) -> float:
-  m, item = d.model, ITEM_BYTES[d.job.precision.compute]
-  heads = (m.num_heads + m.num_kv_heads) // d.rules.shards("attention", "H")
-  rows = expert_rows(d).expected
-  width = m.d_expert // d.rules.shards("expert", "F")
-  attention = d.microbatch_tokens * (2 * m.d_model + 2 * heads * m.head_dim)
-  return item * (attention + rows * (2 * m.d_model + m.expert_matrices * width))
+def _optimizer_s(d: Shares, held: list[Holding], device: Device) -> Any:
+  """State and this device's part of the weights read and written, gradients read."""
+  state = 2 * optimizer_bytes(d, held) + gradient_bytes(d, held) + 2 * weight_bytes(d, held)
+  return state / device.bytes_per_s

@@ -8,7 +8,8 @@ kept_TX.
 import jax.numpy as jnp
 from jax import lax
 
-from jaxmoe.config.deployment import Deployment, expert_capacity
+from jaxmoe.config.deployment import Deployment
+from jaxmoe.config.shares import expert_capacity
 from jaxmoe.model.router import Routing
 
 

@@ -1,5 +1,6 @@
-"""Which models of those that can be planned can also be built and run."""
+"""Which deployments, of those that can be planned, can also be built and run."""
 
+from jaxmoe.config.deployment import Deployment
 from jaxmoe.config.features import listed, unusual_functions, unusual_layers
 from jaxmoe.config.model import ModelConfig
 
@@ -10,6 +11,29 @@ def check_supported(model: ModelConfig) -> None:
   Raises:
     NotImplementedError: it has features that the runnable model lacks; the message names them all.
   """
-  features = [*unusual_layers(model), *unusual_functions(model)]
+  _refuse(f"model {model.name}", [*unusual_layers(model), *unusual_functions(model)])
+
+
+def check_runnable(d: Deployment) -> None:
+  """Returns quietly if the deployment's model, strategy and job can all be run.
+
+  Raises:
+    NotImplementedError: one of them has features that only planning knows; the message names them all.
+  """
+  check_supported(d.model)
+  features = {
+    "context parallelism": d.strategy.context > 1,
+    "sequence parallelism": d.strategy.sequence_parallel,
+    f"zero {d.job.zero}": d.job.zero,
+    f"schedule {d.job.schedule}": d.job.schedule != "gpipe",
+    "selective rematerialisation": d.job.remat == "selective",
+    "transport ragged": d.job.transport == "ragged",
+    "gradients in a dtype of their own": d.job.precision.gradients,
+    "a master copy of the weights": d.job.precision.master,
+  }
+  _refuse(f"deployment {d.name}", [name for name, present in features.items() if present])
+
+
+def _refuse(what: str, features: list[str]) -> None:
   if features:
-    raise NotImplementedError(f"model {model.name} can be planned but not run: it has {listed(features)}")
+    raise NotImplementedError(f"{what} can be planned but not run: it has {listed(features)}")

@@ -10,7 +10,7 @@ from jaxmoe.model.cache import Cache
 from jaxmoe.model.layer import Layer
 from jaxmoe.model.norm import RMSNorm, parameter
 from jaxmoe.model.parallel import gather_tokens, token_axes, vary
-from jaxmoe.model.support import check_supported
+from jaxmoe.model.support import check_runnable
 from jaxmoe.model.vocabulary import embed, logits
 from jaxmoe.pipeline.executor import last_stage_output, run_pipeline
 
@@ -19,7 +19,7 @@ class Transformer(nnx.Module):
   """Embedding, L stacked layers, final norm and head. Built whole; called inside `shard_map` on one device's shards."""
 
   def __init__(self, deployment: Deployment, *, rngs: nnx.Rngs):
-    check_supported(deployment.model)
+    check_runnable(deployment)
     V, D = deployment.model.vocab_size, deployment.model.d_model
     self.deployment = deployment
     self.embedding = parameter(deployment, rngs, "vocabulary", "VD", (V, D), fan_in=D)

@@ -78,7 +78,7 @@ def _stage_message_s(book: Book) -> Amount:
   sent = [c for c in book.estimate.collectives if c.kind == "collective-permute"]
   if not sent:
     raise Unsaid("a pipeline")
-  once = collective_s(dataclasses.replace(sent[0], count=1), book.d.strategy, book.d.cluster)
+  once = float(collective_s(dataclasses.replace(sent[0], count=1), book.d.strategy, book.d.cluster))
   return exact(once, f"one message of {shown(sent[0].payload_bytes, 'bytes')} between stages: {shown(once, 's')}")
 
 
@@ -92,7 +92,7 @@ def _expert_efficiency(book: Book) -> Amount:
   e = book.estimate
   matmul_s = e.executed.experts / (book.peak.value * book.d.cluster.matmul_efficiency)
   carried = [c for c in e.collectives if c.part == "experts" and set(c.axes) & set(book.d.strategy.experts_over)]
-  network_s = sum(collective_s(c, book.d.strategy, book.d.cluster) for c in carried)
+  network_s = sum(float(collective_s(c, book.d.strategy, book.d.cluster)) for c in carried)
   matmul = exact(matmul_s, f"expert matmuls {shown(matmul_s, 's')}")
   return matmul / (exact(matmul_s, shown(matmul_s, "s")) + exact(network_s, f"all-to-all {shown(network_s, 's')}"))
 

@@ -4,11 +4,12 @@ import dataclasses
 import functools
 import math
 import re
+from collections.abc import Sequence
 
 from jaxmoe.config.deployment import Claim, Deployment
 from jaxmoe.config.job import ITEM_BYTES
 from jaxmoe.cost.estimate import Estimate, estimate
-from jaxmoe.cost.time import peak_flops_per_s
+from jaxmoe.cost.passes import peak_flops_per_s
 from jaxmoe.meshes.placement import Placement, place
 from jaxmoe.meshes.strategy import Strategy
 from jaxmoe.planner.amount import Amount, exact, shown
@@ -122,17 +123,17 @@ class Book:
   @functools.cached_property
   def prefill(self) -> Estimate:
     """The same batch at its full length as a prompt, whatever the job is."""
-    job = dataclasses.replace(self.d.job, kind="prefill", remat="none")
+    job = dataclasses.replace(self.d.job, kind="prefill", remat="none", schedule="gpipe", chunks=1, zero=0)
     return estimate(dataclasses.replace(self.d, job=job))
 
   @functools.cached_property
   def one_device(self) -> Estimate:
     """The same job on one of the cluster's devices."""
-    job = dataclasses.replace(self.d.job, microbatches=1)
+    job = dataclasses.replace(self.d.job, microbatches=1, zero=0)
     return estimate(dataclasses.replace(self.d, strategy=Strategy(), job=job))
 
   @functools.cached_property
-  def places(self) -> tuple[Placement, ...]:
+  def places(self) -> Sequence[Placement]:
     model = self.d.model
     return place(self.d.strategy, model.num_layers, model.num_experts)
 

@@ -56,6 +56,7 @@ def tables(o: Outcome) -> list[Table]:
 def document(o: Outcome) -> dict[str, Any]:
   return {
     "ok": o.ok,
+    "sources": {"reduced": "formula", "agreement": "measured", "training": "measured", "seconds": "measured"},
     "estimate": estimate_report.document(o.estimate),
     "verification": verification.document(o.comparison),
     "reduced": {"devices": o.reduced.strategy.devices, "product": o.reduced.strategy.product},
@@ -80,7 +81,8 @@ def _plan(o: Outcome) -> Table:
 
 def _placement(o: Outcome) -> Table:
   rows = placement.placements(o.deployment)
-  return Table("2. Placement", placement.HEADERS, [placement.cells(o.deployment, rows[rank]) for rank in SHOWN_RANKS])
+  shown = [placement.cells(o.deployment, rows[rank]) for rank in SHOWN_RANKS]
+  return Table(f"2. Placement ({placement.SOURCE})", placement.HEADERS, shown)
 
 
 def _compared(o: Outcome) -> Table:

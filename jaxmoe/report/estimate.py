@@ -25,7 +25,7 @@ def verdict(e: Estimate) -> str:
 
 
 def tables(e: Estimate) -> list[Table]:
-  return [_summary(e), _memory(e), _flops(e), _traffic(e)]
+  return [_summary(e), memory_table(e), _time(e), _flops(e), _traffic(e)]
 
 
 def document(e: Estimate) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def document(e: Estimate) -> dict[str, Any]:
     },
     "collectives": [{**row, "axis": label(row.pop("axes"))} for row in collectives_by_axis(e)],
     "bubble": e.bubble,
-    "time_s": {**dataclasses.asdict(e.time), "total_s": e.time.total_s},
+    "time_s": {**e.time.terms(), "total": e.time.total_s},
     "latency_s": e.time.total_s,
     "bottleneck": e.time.bottleneck,
     "tokens_per_s": e.tokens_per_s,
@@ -59,22 +59,27 @@ def document(e: Estimate) -> dict[str, Any]:
 
 def _summary(e: Estimate) -> Table:
   d, time = e.deployment, e.time
+  job = f"{d.job.kind}, {d.job.batch} sequences of {d.job.sequence_length}, {d.job.microbatches} microbatches"
   rows = [
-    ("devices", d.strategy.product),
-    ("job", f"{d.job.kind}, {d.job.batch} sequences of {d.job.sequence_length}, {d.job.microbatches} microbatches"),
     ("parameters", f"{e.parameters['total']:,} total, {e.parameters['active']:,} active"),
     ("by class", ", ".join(f"{e.parameters[c]:,} {c}" for c in ("expert", "sharded", "replicated"))),
     ("FLOPs a token", f"{units.flops(e.flops_per_token_forward)} forward, {_backward(e)}"),
     ("pipeline bubble", units.percent(e.bubble)),
-    ("cache a token", units.bytes_(e.cache_bytes_per_token)),
-    ("matmul time", units.seconds(time.matmul_s)),
-    ("memory time", units.seconds(time.memory_s)),
+    *_cache(e),
+    ("local time", f"{units.seconds(time.local_s)}, the longer of matmuls and memory traffic of each part"),
     ("network time", f"{units.seconds(time.network_s)} (nothing overlapped)"),
+    ("idle time", units.seconds(time.bubble)),
     (LATENCY[d.job.kind], units.seconds(time.total_s)),
     ("throughput", units.rate(e.tokens_per_s, "tokens/s")),
     ("MFU", units.percent(e.mfu)),
   ]
-  return Table("Summary", ["what", "value", "source"], [(*row, SOURCE) for row in rows])
+  given = [("devices", d.strategy.product, "document"), ("job", job, "document")]
+  return Table("Summary", ["what", "value", "source"], [*given, *((*row, SOURCE) for row in rows)])
+
+
+def _cache(e: Estimate) -> list[tuple[str, str]]:
+  """Training keeps none."""
+  return [] if e.deployment.job.kind == "train" else [("cache a token", units.bytes_(e.cache_bytes_per_token))]
 
 
 def _backward(e: Estimate) -> str:
@@ -83,7 +88,7 @@ def _backward(e: Estimate) -> str:
   return f"{units.flops(e.flops_per_token_backward)} backward"
 
 
-def _memory(e: Estimate) -> Table:
+def memory_table(e: Estimate) -> Table:
   room = e.deployment.cluster.memory_bytes
   rows = [(name, units.bytes_(size), units.percent(size / room), SOURCE) for name, size in _classes(e).items()]
   for remat, size in e.activation_bytes_by_remat.items():
@@ -95,6 +100,13 @@ def _memory(e: Estimate) -> Table:
 def _classes(e: Estimate) -> dict[str, int]:
   free = e.deployment.cluster.memory_bytes - e.memory.total
   return {**dataclasses.asdict(e.memory), "total": e.memory.total, "free": free}
+
+
+def _time(e: Estimate) -> Table:
+  total = e.time.total_s
+  terms = [(name.replace("_", " "), s) for name, s in e.time.terms().items() if s]
+  rows = [(name, units.seconds(s), units.percent(s / total), SOURCE) for name, s in [*terms, ("total", total)]]
+  return Table("Time of one step", ["term", "time", "of step", "source"], rows)
 
 
 def _flops(e: Estimate) -> Table:

@@ -4,18 +4,20 @@ from typing import Any
 
 from jaxmoe.config.deployment import Deployment
 from jaxmoe.meshes.axes import AXES
-from jaxmoe.meshes.placement import Placement, place
+from jaxmoe.meshes.placement import Placement, Placements, place
 from jaxmoe.report.table import Table
 
+SOURCE = "formula"
 HEADERS = ("rank", "host", *AXES, "layers", "heads part", "experts", "width part")
 
 
-def table(d: Deployment) -> Table:
-  """Every rank's row."""
-  return Table(f"{d.name}: {d.strategy.product}", HEADERS, [cells(d, row) for row in placements(d)])
+def table(d: Deployment, ranks: range) -> Table:
+  """A row for each of these ranks."""
+  rows = placements(d)[ranks.start : ranks.stop]
+  return Table(f"{d.name}: {d.strategy.product} ({SOURCE})", HEADERS, [cells(d, row) for row in rows])
 
 
-def placements(d: Deployment) -> tuple[Placement, ...]:
+def placements(d: Deployment) -> Placements:
   return place(d.strategy, d.model.num_layers, d.model.num_experts, devices_per_host=d.cluster.devices_per_host)
 
 
@@ -37,13 +39,16 @@ def cells(d: Deployment, row: Placement) -> list[str]:
   return [str(cell) for cell in whole]
 
 
-def document(d: Deployment) -> dict[str, Any]:
-  rows = placements(d)
+def document(d: Deployment, ranks: range) -> dict[str, Any]:
+  """These ranks; `ranks` is the first and the one after the last."""
+  rows = placements(d)[ranks.start : ranks.stop]
   return {
     "deployment": d.name,
+    "source": SOURCE,
     "devices": d.strategy.devices,
     "product": d.strategy.product,
     "expert_numbering": d.expert_numbering,
+    "ranks": [ranks.start, ranks.stop],
     "placement": [
       {
         "rank": row.rank,

@@ -7,19 +7,44 @@ from jaxmoe.meshes.axes import label
 from jaxmoe.report import units
 from jaxmoe.report.table import Table
 from jaxmoe.xla.compare import Check, Comparison
+from jaxmoe.xla.fit import TOTAL
+
+# Where each number of the JSON document comes from, by its key.
+SOURCES = {
+  "predicted": "formula",
+  "compiled": "compiled",
+  "rewrites": "compiled",
+  "flops.executed": "compiled",
+  "flops.useful": "formula",
+  "memory_bytes": "compiled",
+  "class_bytes": "compiled",
+  "capacity_bytes": "document",
+  "padding_bytes": "compiled",
+  "seconds": "measured",
+  "instructions": "compiled",
+}
 
 
 def verdict(c: Comparison) -> str:
-  """Agreement first, then what was compiled."""
-  failed = sum(not check.ok for check in c.checks)
+  """Agreement and room first, then what was compiled."""
+  failed, count = sum(not check.ok for check in c.checks), len(c.checks)
   what = f"{c.deployment.name} on {c.target}, {c.deployment.strategy.product}"
-  if c.ok:
-    return f"agrees: {what}: all {len(c.checks)} checks hold, every collective is planned"
-  return f"DISAGREES: {what}: {failed} of {len(c.checks)} checks fail, {len(c.unplanned)} collectives are unplanned"
+  if not c.agrees:
+    faults = f"{failed} of {count} checks fail, {len(c.unplanned)} collectives are unplanned"
+    return f"DISAGREES: {what}: {faults}" + ("" if c.fit.ok else f"; does not fit: {_lacking(c)}")
+  held = f"all {count} checks hold, every collective is planned"
+  return f"agrees: {what}: {held}" if c.fit.ok else f"does not fit: {what}: {_lacking(c)}; {held}"
+
+
+def _lacking(c: Comparison) -> str:
+  """By how much a device is too small, and for what."""
+  needed, room, more = map(units.bytes_, (c.fit.needed_bytes, c.fit.capacity_bytes, c.fit.excess_bytes))
+  largest = f"{c.fit.largest}, {units.bytes_(c.fit.class_bytes[c.fit.largest])}"
+  return f"a device must hold at least {needed}, {more} more than its {room} (largest: {largest})"
 
 
 def tables(c: Comparison) -> list[Table]:
-  return [_checks(c), _rewrites(c), _shown(c)]
+  return [_checks(c), _room(c), _rewrites(c), _shown(c)]
 
 
 def document(c: Comparison) -> dict[str, Any]:
@@ -30,6 +55,9 @@ def document(c: Comparison) -> dict[str, Any]:
     "devices": c.deployment.strategy.devices,
     "product": c.deployment.strategy.product,
     "ok": c.ok,
+    "agrees": c.agrees,
+    "fits": c.fit.ok,
+    "sources": SOURCES,
     "checks": [_check_document(check) for check in c.checks],
     "rewrites": [
       {
@@ -43,7 +71,15 @@ def document(c: Comparison) -> dict[str, Any]:
       for r in c.rewrites
     ],
     "flops": {"executed": c.compiled.flops, "useful": c.useful_flops},
-    "memory_bytes": {**dataclasses.asdict(c.compiled.memory), "total_bytes": c.compiled.memory.total_bytes},
+    "memory_bytes": {
+      **dataclasses.asdict(c.compiled.memory),
+      "total_bytes": c.compiled.memory.total_bytes,
+      "needed_bytes": c.fit.needed_bytes,
+      "needed_is": c.fit.counted,
+    },
+    "capacity_bytes": c.fit.capacity_bytes,
+    "class_bytes": c.fit.class_bytes,
+    "largest_class": c.fit.largest,
     "padding_bytes": {"arguments": c.compiled.argument_padding_bytes, "aliases": c.compiled.alias_padding_bytes},
     "seconds": c.compiled.seconds,
     "instructions": c.compiled.instructions,
@@ -80,6 +116,17 @@ def _error(check: Check) -> str:
   return f"{100 * check.relative_error:+.2f} %" if check.relative_error else "0"
 
 
+def _room(c: Comparison) -> Table:
+  fit = c.fit
+  verdict = "fits" if fit.ok else "DOES NOT FIT"
+  rows = [
+    (f"at least: {fit.counted}", units.bytes_(fit.needed_bytes), "compiled", verdict),
+    (f"largest class: {fit.largest}", units.bytes_(fit.class_bytes[fit.largest]), "compiled", ""),
+    ("capacity", units.bytes_(fit.capacity_bytes), "document", ""),
+  ]
+  return Table("Room on one device", ["what", "size", "source", "verdict"], rows)
+
+
 def _rewrites(c: Comparison) -> Table:
   rows = [
     (
@@ -99,8 +146,8 @@ def _shown(c: Comparison) -> Table:
   memory, padding = c.compiled.memory, c.compiled.argument_padding_bytes
   useful = units.percent(c.useful_flops / c.compiled.flops)
   rows = [
-    ("temp memory", units.bytes_(memory.temp_bytes), "compiled; the backend's own affair, not judged"),
-    ("argument + output + temp - alias", units.bytes_(memory.total_bytes), f"compiled; {_caution(c.target)}"),
+    ("temp memory", units.bytes_(memory.temp_bytes), "compiled; the backend's own affair, not predicted"),
+    (TOTAL, units.bytes_(memory.total_bytes), f"compiled; {_caution(c)}"),
     ("padding of arguments", units.bytes_(padding), "compiled; left out of the checks"),
     ("useful FLOPs", units.flops(c.useful_flops), f"formula; {useful} of executed"),
     ("compile time", units.seconds(c.compiled.seconds["compile"]), "measured"),
@@ -109,6 +156,7 @@ def _shown(c: Comparison) -> Table:
   return Table("Shown, not judged", ["what", "value", "source"], rows)
 
 
-def _caution(target: str) -> str:
+def _caution(c: Comparison) -> str:
   """What to know about a target's memory figures."""
-  return "the CPU backend widens 8 and 16 bits to 32" if target.startswith("cpu") else "as the compiler allocates it"
+  widens = c.compiled.platform == "cpu"
+  return "the CPU backend widens 8 and 16 bits to 32" if widens else "as the compiler allocates it"

@@ -1,7 +1,7 @@
-"""Work in a child process with its own number of fake CPU devices, its output captured and its progress passed on.
+"""Work in a child process with its own settings of jax, its output captured and its progress passed on.
 
 The number of devices must be set before jax starts, and a compiler may print megabytes or die; neither touches the
-parent.
+parent. What the caller's environment says to jax and XLA does not reach the child: it could change what is compiled.
 """
 
 import importlib
@@ -26,9 +26,9 @@ class ChildFailed(RuntimeError):
 
 
 def run_in_child(
-  function: str, *arguments: Any, devices: int, progress: Callable[[str], None], timeout_s: float = 900.0
+  function: str, *arguments: Any, devices: int | None, progress: Callable[[str], None], timeout_s: float = 900.0
 ) -> Any:
-  """`function(*arguments, progress)` in a fresh process with `devices` fake CPU devices.
+  """`function(*arguments, progress)` in a fresh process with `devices` fake CPU devices, or None: those that are here.
 
   Machine code is made without LLVM's optimisations: that takes less than half the time and leaves HLO and buffers as
   they are.
@@ -55,7 +55,7 @@ def run_in_child(
     return value
 
 
-def _run(folder: pathlib.Path, devices: int, progress: Callable[[str], None], timeout_s: float) -> int:
+def _run(folder: pathlib.Path, devices: int | None, progress: Callable[[str], None], timeout_s: float) -> int:
   command = [sys.executable, "-m", "jaxmoe.xla.child", str(folder)]
   with (
     (folder / "log").open("w") as log,
@@ -81,18 +81,24 @@ def _run(folder: pathlib.Path, devices: int, progress: Callable[[str], None], ti
       process.kill()
 
 
-def _environment(devices: int) -> dict[str, str]:
-  kept = [f for f in os.environ.get("XLA_FLAGS", "").split() if "xla_force_host_platform_device_count" not in f]
-  ours = [f"--xla_force_host_platform_device_count={devices}", "--xla_backend_optimization_level=0"]
-  flags = " ".join([*kept, *ours])
+def _environment(devices: int | None) -> dict[str, str]:
+  inherited = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XLA_FLAGS"))}
   # No persistent cache: it would answer without the partitioned program.
-  quiet = {"TF_CPP_MIN_LOG_LEVEL": "2", "JAX_ENABLE_COMPILATION_CACHE": "false"}
-  return {**os.environ, **quiet, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+  ours = {"TF_CPP_MIN_LOG_LEVEL": "2", "JAX_ENABLE_COMPILATION_CACHE": "false"}
+  flags = "--xla_backend_optimization_level=0"
+  if devices is not None:
+    ours["JAX_PLATFORMS"] = "cpu"
+    flags += f" --xla_force_host_platform_device_count={devices}"
+  return {**inherited, **ours, "XLA_FLAGS": flags}
 
 
 def _tail(log: pathlib.Path) -> str:
   lines = log.read_text(errors="replace").splitlines()[-_LAST_LINES:]
-  return "\n".join(line[:300] for line in lines) or "(it printed nothing)"
+  return "\n".join(_printable(line[:300]) for line in lines) or "(it printed nothing)"
+
+
+def _printable(line: str) -> str:
+  return "".join(c if c.isprintable() else " " for c in line)
 
 
 def _child(folder: pathlib.Path) -> None:

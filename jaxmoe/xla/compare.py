@@ -9,9 +9,10 @@ from jaxmoe.cost import collectives as predicted_collectives
 from jaxmoe.cost.flops import executed_flops, useful_flops
 from jaxmoe.cost.memory import memory
 from jaxmoe.meshes.axes import label
-from jaxmoe.xla.compiled import CompiledStep
+from jaxmoe.xla.compiled_step import CompiledStep
+from jaxmoe.xla.fit import Fit, fit
 from jaxmoe.xla.rewrites import Rewrite, explain
-from jaxmoe.xla.target import Target
+from jaxmoe.xla.target import expert_kernel
 
 # Why each tolerance: bytes of arguments are arithmetic on shapes; matmuls and collectives may be reshaped or merged by
 # the partitioner, which 1 % allows for.
@@ -56,6 +57,7 @@ class Comparison:
   compiled: CompiledStep
   checks: list[Check]
   rewrites: list[Rewrite]
+  fit: Fit
   useful_flops: float
 
   @property
@@ -63,13 +65,18 @@ class Comparison:
     return [rewrite for rewrite in self.rewrites if not rewrite.planned_for]
 
   @property
-  def ok(self) -> bool:
+  def agrees(self) -> bool:
     return all(check.ok for check in self.checks) and not self.unplanned
+
+  @property
+  def ok(self) -> bool:
+    """The compiler agrees, and a device has room."""
+    return self.agrees and self.fit.ok
 
 
 def compare(deployment: Deployment, target: str, compiled: CompiledStep) -> Comparison:
   """Judges `compiled` by the formulas."""
-  kernel = Target.parse(target).expert_kernel(deployment)
+  kernel = expert_kernel(deployment, compiled.platform)
   checks = [*_bytes(deployment, compiled), *_flops(deployment, kernel, compiled), *_traffic(deployment, compiled)]
   return Comparison(
     deployment=deployment,
@@ -77,6 +84,7 @@ def compare(deployment: Deployment, target: str, compiled: CompiledStep) -> Comp
     compiled=compiled,
     checks=checks,
     rewrites=explain(compiled.partitioned, compiled.optimised),
+    fit=fit(deployment.cluster, compiled),
     useful_flops=useful_flops(deployment).total,
   )
 

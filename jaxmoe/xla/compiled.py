@@ -12,59 +12,36 @@ from jaxmoe import __version__
 from jaxmoe.config.deployment import Deployment
 from jaxmoe.meshes.axes import AXES
 from jaxmoe.meshes.build import build_mesh, topology_devices
-from jaxmoe.xla.collectives import Collective, collectives
+from jaxmoe.meshes.errors import MissingError
+from jaxmoe.xla.collectives import collectives
+from jaxmoe.xla.compiled_step import CompiledStep
 from jaxmoe.xla.flops import FlopCount, matmul_flops
 from jaxmoe.xla.hlo import Module
 from jaxmoe.xla.layout import aliased_arguments, argument_padding
-from jaxmoe.xla.memory import CompiledMemory, compiled_memory
+from jaxmoe.xla.memory import compiled_memory
 from jaxmoe.xla.partitioned import compile_with_partitioned
 from jaxmoe.xla.program import build_program
+from jaxmoe.xla.target import CPU, Target
 from jaxmoe.xla.walk import Declared
 
 Progress = Callable[[str], None]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CompiledStep:
-  """Counts of one device's program, as plain data.
-
-  Attributes:
-    class_bytes, output_class_bytes: bytes of the module's own arguments and results, by class.
-    argument_padding_bytes, alias_padding_bytes: what tiles that are not full add to `memory`.
-    flops: matmul FLOPs of the optimised module, as expected where the routing decides.
-    flops_at_most: the same with the heaviest routing.
-    flops_by_part: of the partitioned program, where every operation still bears its scope.
-    partitioned, optimised: collectives before and after the backend's passes.
-    seconds: of each phase.
-  """
-
-  class_bytes: dict[str, int]
-  output_class_bytes: dict[str, int]
-  memory: CompiledMemory
-  argument_padding_bytes: int
-  alias_padding_bytes: int
-  flops: float
-  flops_at_most: float
-  flops_by_part: dict[str, float]
-  partitioned: list[Collective]
-  optimised: list[Collective]
-  instructions: int
-  seconds: dict[str, float]
-  versions: dict[str, str]
-
-
-def compile_step(
-  deployment: Deployment, topology: str | None = None, progress: Progress = lambda _: None
-) -> CompiledStep:
+def compile_step(deployment: Deployment, target: Target = CPU, progress: Progress = lambda _: None) -> CompiledStep:
   """Lowers from shapes alone, compiles, and walks the partitioned and the optimised module.
 
-  Args:
-    topology: a TPU slice to compile for; None for this process's devices.
+  Raises:
+    MissingError: the target's compiler or devices are not here.
   """
+  with jax.enable_x64("float64" in dataclasses.astuple(deployment.job.precision)):
+    return _compile_step(deployment, target, progress)
+
+
+def _compile_step(deployment: Deployment, target: Target, progress: Progress) -> CompiledStep:
   clock = _Clock(progress)
   axis_sizes = {axis: deployment.strategy.size(axis) for axis in AXES}
   with clock("build", f"building the {deployment.job.kind} step for {deployment.strategy.devices} devices"):
-    devices = topology_devices(topology) if topology else None
+    devices = _devices(deployment, target)
     program = build_program(deployment, build_mesh(deployment.strategy, devices))
   with clock("lower", "lowering from shapes"):
     lowered = program.lower()
@@ -74,6 +51,7 @@ def compile_step(
     optimised = Module.from_compiled(compiled)
     flops = matmul_flops(partitioned)
     return CompiledStep(
+      platform=devices[0].platform,
       class_bytes=_class_bytes(program.arguments, _argument_bytes(optimised)),
       output_class_bytes=_class_bytes(program.outputs(lowered), [int(s.bytes) for s in optimised.entry.root.shapes]),
       memory=compiled_memory(compiled),
@@ -87,6 +65,18 @@ def compile_step(
       seconds=clock.seconds,
       versions=versions(),
     )
+
+
+def _devices(deployment: Deployment, target: Target) -> list[Any]:
+  if target.topology:
+    return topology_devices(target.topology)
+  devices, needed = jax.devices(), deployment.strategy
+  if target.local and len(devices) < needed.devices:
+    raise MissingError(
+      f"--target local needs {needed.product}, and {len(devices)} {devices[0].platform} devices are present;"
+      " run it where there are as many, or compile for fake devices with --target cpu"
+    )
+  return devices
 
 
 def versions() -> dict[str, str]:

@@ -22,9 +22,14 @@ class CompiledMemory:
   code_bytes: int
 
   @property
+  def held_bytes(self) -> int:
+    """argument + output - alias: what there must be room for whatever the backend does in between."""
+    return self.argument_bytes + self.output_bytes - self.alias_bytes
+
+  @property
   def total_bytes(self) -> int:
     """argument + output + temp - alias; the code is apart."""
-    return self.argument_bytes + self.output_bytes + self.temp_bytes - self.alias_bytes
+    return self.held_bytes + self.temp_bytes
 
 
 def compiled_memory(compiled) -> CompiledMemory:

@@ -1,5 +1,7 @@
 """What a walk over HLO knows: opcodes and custom calls by name. Whatever is missing here raises an error."""
 
+import re
+
 MATMULS = frozenset({"dot", "scaled-dot", "ragged-dot", "convolution"})
 
 COLLECTIVES = frozenset(
@@ -44,6 +46,10 @@ OTHER_CUSTOM_CALLS = frozenset(
 
 # Kernels that XLA adds of its own, by op name: TPU's table of tiles for a ragged dot. They multiply nothing.
 HELPER_KERNELS = frozenset({"ragged-dot-metadata"})
+
+# In the backend_config of a custom call: gathers and scatters that libtpu (seen with 0.0.51) gives to the TPU's
+# SparseCores, which have no matrix unit.
+OFFLOADED = re.compile(r'"offload":"OFFLOAD_(GATHER|SCATTER)"')
 
 _ASYNC_SUFFIXES = ("-start", "-update", "-done")
 

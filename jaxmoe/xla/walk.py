@@ -156,7 +156,7 @@ def custom_call_flops(instruction: Instruction, declared: Declared) -> float | N
   for name in (instruction.text("custom_call_target"), scope):
     if name in declared.custom_call_flops:
       return declared.custom_call_flops[name]
-  if instruction.op_name in opcodes.HELPER_KERNELS:
+  if instruction.op_name in opcodes.HELPER_KERNELS or opcodes.OFFLOADED.search(instruction.attributes):
     return 0.0
   said = (declared.scope_says("kernel", scope) for scope in reversed(scopes.path(instruction.op_name)))
   return next((flops for flops in said if flops is not None), None)

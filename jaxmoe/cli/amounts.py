@@ -1,0 +1,30 @@
+"""Amounts with units, as options take them: `10s`, `250ms`, `4GB`, `2GiB`."""
+
+import re
+from collections.abc import Mapping
+
+from jaxmoe.config.files import shown
+from jaxmoe.meshes.errors import UsageError
+
+SECONDS: Mapping[str, float] = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
+BYTES: Mapping[str, float] = {
+  **{f"{prefix}B": 1000.0**power for power, prefix in enumerate(("", "K", "M", "G", "T"))},
+  **{f"{prefix}iB": 1024.0**power for power, prefix in enumerate(("K", "M", "G", "T"), 1)},
+}
+
+
+def seconds_of(text: str) -> float:
+  """`250ms` -> 0.25."""
+  return _amount(text, SECONDS, "a time such as 10s or 250ms")
+
+
+def bytes_of(text: str) -> int:
+  """`4GB` -> 4_000_000_000."""
+  return round(_amount(text, BYTES, "a size such as 4GB or 512MiB"))
+
+
+def _amount(text: str, units: Mapping[str, float], wanted: str) -> float:
+  found = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,15})?)\s*([A-Za-z]+)\s*", text)
+  if found is None or found[2] not in units:
+    raise UsageError(f"expected {wanted}, in {', '.join(units)}; got {shown(text)}")
+  return float(found[1]) * units[found[2]]

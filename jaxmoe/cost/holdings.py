@@ -1,0 +1,71 @@
+"""What one device stores of the model, grouped by the devices that store the same."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from jaxmoe.config.arrays import ceil_div
+from jaxmoe.config.job import ITEM_BYTES, Precision
+from jaxmoe.config.shares import Shares
+from jaxmoe.cost.parameters import parameter_tensors
+from jaxmoe.cost.stage import StageLayers
+
+COUNTER_BYTES = 4  # Adam's step counter, int32
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Holding:
+  """Parameters of one stage that all devices along `axes` hold alike: replicas, whose gradients are summed.
+
+  Attributes:
+    count: parameters on one device.
+    weight_bytes: as stored.
+  """
+
+  axes: tuple[str, ...]
+  count: Any
+  weight_bytes: Any
+
+
+def holdings(d: Shares, stage: StageLayers) -> list[Holding]:
+  """All parameters of a stage, one entry for each group of replicas."""
+  groups: dict[tuple[str, ...], tuple[Any, Any]] = {}
+  for tensor in parameter_tensors(d.model):
+    count = tensor.layer_count(d.rules) * stage.of(tensor.stack)
+    axes = tensor.replica_axes(d.strategy)
+    counts, sizes = groups.get(axes, (0, 0))
+    groups[axes] = (counts + count, sizes + count * ITEM_BYTES[tensor.dtype(d.job.precision)])
+  return [Holding(axes, counts, sizes) for axes, (counts, sizes) in groups.items()]
+
+
+def weight_bytes(d: Shares, groups: list[Holding]) -> Any:
+  """Weights that stay on one device: with zero 3 its part of them."""
+  return _shared(d, groups, 3, lambda held: held.weight_bytes)
+
+
+def gradient_bytes(d: Shares, groups: list[Holding]) -> Any:
+  """Gradients that stay on one device: from zero 2 on its part of them."""
+  return _shared(d, groups, 2, lambda held: stored_gradient_bytes(held, d.job.precision))
+
+
+def optimizer_bytes(d: Shares, groups: list[Holding]) -> Any:
+  """Adam's two moments, a master copy if there is one, and a counter: from zero 1 on this device's part of them."""
+  p = d.job.precision
+  each = 2 * ITEM_BYTES[p.optimizer] + (ITEM_BYTES[p.master] if p.master else 0)
+  return _shared(d, groups, 1, lambda held: held.count * each) + COUNTER_BYTES
+
+
+def stored_gradient_bytes(held: Holding, precision: Precision) -> Any:
+  """Gradients of these parameters, before anything is split among replicas."""
+  return held.weight_bytes if precision.gradients is None else held.count * ITEM_BYTES[precision.gradients]
+
+
+def _shared(d: Shares, groups: list[Holding], level: int, size: Callable[[Holding], Any]) -> Any:
+  """Sum over groups; each is dealt out to its replicas if `zero` reaches `level`."""
+  return sum(_part(size(held), d.zero >= level, d.strategy.size(*held.axes)) for held in groups)
+
+
+def _part(size: Any, split: Any, replicas: Any) -> Any:
+  if isinstance(split, bool):
+    return ceil_div(size, replicas) if split else size
+  return size * (1 - split * (1 - 1 / replicas))

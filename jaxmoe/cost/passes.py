@@ -1,0 +1,162 @@
+"""Time of one pass of one microbatch through the layers of a stage, by part. Sizes may be arrays, one entry a plan."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from jaxmoe.config.arrays import least, most
+from jaxmoe.config.job import Precision
+from jaxmoe.config.shares import Shares
+from jaxmoe.cost.assumptions import Assumptions
+from jaxmoe.cost.collectives import Collective, LayerCollective, Sizes, attention, dense, experts, shared
+from jaxmoe.cost.flops import balanced_rows, hidden_share
+from jaxmoe.cost.layer import Operation, attention_operations, dense_operations, expert_operations
+from jaxmoe.cost.network import Group
+from jaxmoe.cost.stage import StageLayers
+from jaxmoe.meshes.cluster import Cluster
+from jaxmoe.meshes.errors import UsageError
+
+
+class Device:
+  """What one device of the cluster reaches in the job's dtypes.
+
+  Raises:
+    UsageError: the cluster states no peak for one.
+  """
+
+  def __init__(self, cluster: Cluster, precision: Precision):
+    peak = peak_flops_per_s(cluster, precision.compute)
+    weights_peak = peak if precision.matmuls is None else peak_flops_per_s(cluster, precision.matmuls)
+    share = cluster.matmul_efficiency
+    self.flops_per_s = peak * share
+    self.part_flops_per_s = dict.fromkeys(("projections", "shared", "dense"), weights_peak * share)
+    self.part_flops_per_s["experts"] = weights_peak * (cluster.expert_matmul_efficiency or share)
+    self.bytes_per_s = cluster.memory_bandwidth_bytes_per_s * cluster.memory_efficiency
+
+  def operation_s(self, operation: Operation) -> Any:
+    """Roofline: its matmuls or its traffic, whichever takes longer."""
+    traffic_s = operation.bytes / self.bytes_per_s
+    if operation.part == "elementwise":
+      return traffic_s
+    return most(operation.flops / self.part_flops_per_s.get(operation.part, self.flops_per_s), traffic_s)
+
+
+def peak_flops_per_s(cluster: Cluster, dtype: str) -> float:
+  """The cluster's matmul peak in this dtype.
+
+  Raises:
+    UsageError: the cluster states none.
+  """
+  if dtype not in cluster.peak_flops_per_s:
+    raise UsageError(
+      f"cluster {cluster.name} states no matmul peak for precision.compute={dtype}; it has"
+      f" {', '.join(cluster.peak_flops_per_s)}: add peak_flops_per_s.{dtype} to the cluster, or compute in one of these"
+    )
+  return cluster.peak_flops_per_s[dtype]
+
+
+class Network:
+  """Groups of the mesh and the time of their collectives; groups over the same axes are worked out once."""
+
+  def __init__(self, d: Shares):
+    self.d = d
+    self.groups: dict[tuple[str, ...], Group] = {}
+
+  def group(self, axes: tuple[str, ...]) -> Group:
+    if axes not in self.groups:
+      self.groups[axes] = Group(self.d.strategy, axes, self.d.cluster)
+    return self.groups[axes]
+
+  def once_s(self, c: LayerCollective | Collective) -> Any:
+    """Seconds of one execution; none for a group that no axis spans."""
+    if not c.axes:
+      return 0.0
+    return self.group(c.axes).collective_s(Collective(c.part, c.kind, c.axes, c.payload_bytes, 1, c.outer_bytes))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Pass:
+  """Seconds of one microbatch in one stage, by part; `exchange` is what tokens take to their experts and back."""
+
+  parts: dict[str, Any]
+  network: Any
+  exchange: Any
+
+  @property
+  def total(self) -> Any:
+    return self.matmuls + self.network + self.exchange
+
+  @property
+  def matmuls(self) -> Any:
+    return sum(self.parts.values())
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Timed:
+  """Layers of one kind in a stage: how many, and seconds of each operation and message of one of them."""
+
+  layers: Any
+  operations: list[tuple[Operation, Any]]
+  messages: list[tuple[LayerCollective, Any]]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Passes:
+  """The passes of a microbatch: F forward, B input gradient, W weight gradient, and what backward computes again."""
+
+  F: Pass
+  B: Pass
+  W: Pass
+  again: Pass
+
+
+def passes(d: Shares, stage: StageLayers, device: Device, network: Network, assumed: Assumptions) -> Passes:
+  """All passes through one stage."""
+  z = Sizes(d)
+  layers = (
+    (stage.all, attention_operations(d), attention(z)),
+    (stage.routed, expert_operations(d, balanced_rows(d) * assumed.load), (*experts(z), *shared(z))),
+    (stage.dense, dense_operations(d), dense(z) if d.model.dense else ()),
+  )
+  timed = [
+    Timed(count, [(op, device.operation_s(op)) for op in operations], [(c, network.once_s(c)) for c in messages])
+    for count, operations, messages in layers
+  ]
+
+  def one(work: Callable[[Operation], Any], runs: Callable[[LayerCollective], Any]) -> Pass:
+    return _pass(timed, work, runs, d.strategy.experts_over, assumed.dispatch_overlap)
+
+  return Passes(
+    F=one(lambda op: 1, lambda c: c.forward),
+    B=one(lambda op: op.backward - op.weight_pass, lambda c: c.backward),
+    W=one(lambda op: op.weight_pass, lambda c: 0),
+    again=one(lambda op: _again(d, op), lambda c: d.recomputed * c.again),
+  )
+
+
+def _again(d: Shares, operation: Operation) -> Any:
+  """Share of a part's forward that backward runs once more."""
+  hidden = d.hidden_recomputed * hidden_share(d) if operation.part == "experts" else 0
+  return d.recomputed + hidden
+
+
+def _pass(
+  timed: list[Timed],
+  work: Callable[[Operation], Any],
+  runs: Callable[[LayerCollective], Any],
+  experts_over: tuple[str, ...],
+  overlap: float,
+) -> Pass:
+  """One pass: `work` of each operation, in forwards; `runs` of each collective; less what overlaps."""
+  parts: dict[str, Any] = {}
+  network = exchange = 0.0
+  for kind in timed:
+    for op, s in kind.operations:
+      parts[op.part] = parts.get(op.part, 0.0) + kind.layers * work(op) * s
+    for c, s in kind.messages:
+      if c.part == "experts" and c.axes == experts_over:
+        exchange = exchange + kind.layers * runs(c) * s
+      else:
+        network = network + kind.layers * runs(c) * s
+  hidden = least(overlap * exchange, sum(parts.values())) if overlap else 0.0
+  return Pass(parts, network, exchange - hidden)

@@ -1,0 +1,59 @@
+"""Many plans at once: what `Deployment` is for one, with arrays for numbers. The same formulas take both."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jaxmoe.config.job import Job
+from jaxmoe.config.model import ModelConfig
+from jaxmoe.config.shares import Shares
+from jaxmoe.meshes.axes import AXES
+from jaxmoe.meshes.cluster import Cluster
+from jaxmoe.meshes.strategy import Folding
+
+type Column = NDArray[Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class StrategyColumns(Folding):
+  """Strategies that fold alike; sizes are columns. `Strategy` says what the fields mean and what is legal."""
+
+  data: Column  # pyright: ignore[reportIncompatibleVariableOverride]
+  stage: Column  # pyright: ignore[reportIncompatibleVariableOverride]
+  expert: Column  # pyright: ignore[reportIncompatibleVariableOverride]
+  tensor: Column  # pyright: ignore[reportIncompatibleVariableOverride]
+  context: Column  # pyright: ignore[reportIncompatibleVariableOverride]
+  heads_over: tuple[str, ...]
+  experts_over: tuple[str, ...]
+  sequence_parallel: bool = False
+  order: tuple[str, ...] = AXES
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Plans(Shares):
+  """Every combination of a row (strategy and microbatches), a schedule, a rematerialisation and a level of zero.
+
+  Columns have four dimensions in this order and broadcast: (rows, 1, 1, 1) for what belongs to a row.
+
+  Attributes:
+    schedules: (name, chunks) of each place along the second dimension.
+    executes_idle: along the second; recomputed, hidden_recomputed: along the third; zero: along the fourth.
+  """
+
+  model: ModelConfig
+  cluster: Cluster
+  job: Job
+  strategy: StrategyColumns
+  microbatches: Column
+  schedules: tuple[tuple[str, int], ...]
+  executes_idle: Column
+  recomputed: Column
+  hidden_recomputed: Column
+  zero: Column
+  skips_masked: bool = False
+
+  def by_schedule(self, fact: Callable[[str, int], Any]) -> Any:
+    return np.concatenate([fact(schedule, chunks) for schedule, chunks in self.schedules], axis=1)

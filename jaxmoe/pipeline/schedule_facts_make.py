@@ -1,0 +1,98 @@
+"""Measures the tables of the schedules and writes `schedule_facts.json`, in minutes: `make schedules`. No jax."""
+
+import concurrent.futures
+import itertools
+import pathlib
+from collections.abc import Callable
+
+from jaxmoe.pipeline.schedule_makers import gpipe, interleaved, one_forward_one_backward, zero_bubble
+from jaxmoe.pipeline.schedule_timing import Costs, time_schedule
+from jaxmoe.pipeline.schedules import Schedule, in_flight
+
+MOST_STAGES = 64
+CHUNKS = {"gpipe": (1,), "1f1b": (1,), "interleaved": (2, 3, 4, 8), "zero_bubble": (1,)}
+MAKERS: dict[str, Callable[..., Schedule]] = {
+  "gpipe": gpipe,
+  "1f1b": one_forward_one_backward,
+  "interleaved": interleaved,
+  "zero_bubble": zero_bubble,
+}
+FILE = pathlib.Path(__file__).with_name("schedule_facts.json")
+WORKERS = 2  # as many as the tests take
+
+
+def rounds_measured(schedule: str, stages: int) -> int:
+  """After which nothing changes but what is held, which goes on as between the last two; `tests/` looks further.
+
+  GPipe's idle time never changes. Interleaved schedules are full in their second round of S microbatches, the others
+  when every stage has a microbatch: from S on.
+  """
+  return {"gpipe": 2, "interleaved": 3}.get(schedule, stages + 1)
+
+
+def make(schedule: str, chunks: int, stages: int, rounds: int) -> Schedule:
+  """The table; a round is one microbatch, or `stages` of them where there are several chunks."""
+  return interleaved(stages, rounds * stages, chunks) if chunks > 1 else MAKERS[schedule](stages, rounds)
+
+
+def row(table: Schedule) -> list[int]:
+  """Chunks held, then idle ticks with costs of one together and of one for each kind alone: a row of the file."""
+  together, *alone = (idle(table, costs) for costs in basis(len(table.kinds)))
+  return [max(in_flight(table)), together, *alone]
+
+
+def basis(kinds: int) -> list[tuple[int, ...]]:
+  """Costs of one together, then of one alone: (1, 1), (1, 0), (0, 1)."""
+  return [(1,) * kinds, *(tuple(int(kind == other) for other in range(kinds)) for kind in range(kinds))]
+
+
+def idle(table: Schedule, costs: tuple[int, ...]) -> int:
+  """Ticks without work; where stages cost the same, no stage has more than another."""
+  (ticks,) = set(time_schedule(table, Costs(**dict(zip(table.kinds, costs, strict=True)))).idle)
+  return int(ticks)
+
+
+def is_exact(table: Schedule, row: list[int]) -> bool:
+  """Whether the row gives the idle time of all costs there are.
+
+  The cone between "together" and all "alone" but one, the cheapest's, holds the costs (1, 2, 2). Idle time is convex,
+  so nowhere in the cone above what is linear between its edges; where it meets that inside, it does so everywhere.
+  """
+  _, together, *alone = row
+  for cheapest in range(len(alone)):
+    costs = tuple(1 if kind == cheapest else 2 for kind in range(len(alone)))
+    if idle(table, costs) != together + sum(alone) - alone[cheapest]:
+      return False
+  return True
+
+
+def rows(case: tuple[str, int, int]) -> list[list[int]]:
+  """What the file has of a schedule in some chunks over some stages: a row for each number of rounds."""
+  schedule, chunks, stages = case
+  tables = [make(schedule, chunks, stages, rounds + 1) for rounds in range(rounds_measured(schedule, stages))]
+  found = [row(table) for table in tables]
+  assert all(map(is_exact, tables, found)), f"idle time of {case} has more critical paths than a row can say"
+  return found
+
+
+def main() -> None:
+  kinds = [(schedule, chunks) for schedule in CHUNKS for chunks in CHUNKS[schedule]]
+  cases = [(*kind, stages + 1) for kind, stages in itertools.product(kinds, range(MOST_STAGES))]
+  with concurrent.futures.ProcessPoolExecutor(WORKERS) as pool:
+    found = dict(zip(cases, pool.map(rows, cases), strict=True))
+  FILE.write_text(text(found))
+
+
+def text(found: dict[tuple[str, int, int], list[list[int]]]) -> str:
+  """JSON with a line for each number of stages."""
+
+  def of_chunks(schedule: str, chunks: int) -> str:
+    lines = [str(rows).replace(" ", "") for case, rows in found.items() if case[:2] == (schedule, chunks)]
+    return f'"{chunks}": [\n' + ",\n".join(lines) + "\n]"
+
+  parts = [f'"{name}": {{' + ",\n".join(of_chunks(name, chunks) for chunks in CHUNKS[name]) + "}" for name in CHUNKS]
+  return "{" + ",\n".join(parts) + "}\n"
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,85 @@
+"""What a planner is asked: a model, a cluster, a number of devices, a job, and what counts as best."""
+
+import dataclasses
+from typing import Literal
+
+from jaxmoe.config.job import Job
+from jaxmoe.config.model import ModelConfig
+from jaxmoe.cost.assumptions import NOTHING_HIDDEN, Assumptions
+from jaxmoe.meshes.cluster import Cluster
+from jaxmoe.meshes.errors import UsageError
+from jaxmoe.planner.space import Space
+
+Objective = Literal["latency", "throughput", "devices", "cost"]
+OBJECTIVES: dict[Objective, str] = {
+  "latency": "least time of a step",
+  "throughput": "most tokens a second and device",
+  "devices": "fewest devices",
+  "cost": "fewest device-seconds a token",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Constraints:
+  """Limits that a plan must keep, beside the device's memory.
+
+  Attributes:
+    max_step_s: of a step: a training step, a prompt's time to first token, a decoded token's time.
+    min_tokens_per_s_per_device: of the step's tokens.
+    reserve_bytes: of each device's memory, kept free for the runtime.
+  """
+
+  max_step_s: float | None = None
+  min_tokens_per_s_per_device: float | None = None
+  reserve_bytes: int = 0
+
+  def __post_init__(self):
+    for name in ("max_step_s", "min_tokens_per_s_per_device"):
+      value = getattr(self, name)
+      if value is not None and not value > 0:
+        raise UsageError(f"{name} must be above 0, got {value}")
+    if self.reserve_bytes < 0:
+      raise UsageError(f"reserve_bytes must be at least 0, got {self.reserve_bytes}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Question:
+  """One search.
+
+  Attributes:
+    devices: used by a plan; with the objectives `devices` and `cost` also its halves.
+    job: kind, batch, lengths and precision; the search sets the rest.
+    batches: to choose from; empty for the job's own.
+
+  Raises:
+    UsageError: more devices than the cluster has, or fewer than one.
+  """
+
+  model: ModelConfig
+  cluster: Cluster
+  devices: int
+  job: Job
+  space: Space
+  batches: tuple[int, ...] = ()
+  objective: Objective = "latency"
+  constraints: Constraints = Constraints()
+  assumptions: Assumptions = NOTHING_HIDDEN
+
+  def __post_init__(self):
+    if not 1 <= self.devices <= self.cluster.devices:
+      raise UsageError(
+        f"devices must lie between 1 and the {self.cluster.devices} of cluster {self.cluster.name}, got {self.devices};"
+        f" the nearest legal value is {min(max(self.devices, 1), self.cluster.devices)}"
+      )
+    if self.objective not in OBJECTIVES:
+      raise UsageError(f"objective must be one of {', '.join(OBJECTIVES)}, got {self.objective!r}")
+
+  @property
+  def device_counts(self) -> tuple[int, ...]:
+    """Numbers of devices to search, the largest first."""
+    if self.objective in ("latency", "throughput"):
+      return (self.devices,)
+    halves = [self.devices]
+    while halves[-1] % 2 == 0:
+      halves.append(halves[-1] // 2)
+    return tuple(halves)

@@ -1,0 +1,216 @@
+"""Every strategy of a number of devices with every size of microbatch, as columns; what is illegal is named and counted."""
+
+import dataclasses
+import functools
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jaxmoe.cost.plans import Plans, StrategyColumns
+from jaxmoe.meshes.axes import AXES, CONTEXT, DATA, EXPERT, STAGE, TENSOR
+from jaxmoe.meshes.rules import PartitionRules
+from jaxmoe.meshes.strategy import Folding
+from jaxmoe.planner.question import Question
+from jaxmoe.planner.space import Space
+
+type Column = NDArray[Any]
+
+ROWS_AS_CHOSEN = ("ragged", "gather")  # transports that do the same where nothing is sent
+REPEATED = "the same plan as one with other axes"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Family:
+  """Choices that change the formulas' axes, so that plans alike in them are priced together."""
+
+  heads_over: tuple[str, ...]
+  experts_over: tuple[str, ...]
+  order: tuple[str, ...]
+  transport: str
+
+
+def families(space: Space) -> Iterator[Family]:
+  for heads_over in space.heads_over:
+    for experts_over in space.experts_over:
+      for order in space.orders:
+        for transport in space.transports:
+          yield Family(heads_over, experts_over, order, transport)
+
+
+@functools.cache
+def divisors(number: int) -> tuple[int, ...]:
+  """All divisors, rising."""
+  small = [n for n in range(1, int(number**0.5) + 1) if number % n == 0]
+  return tuple(sorted({*small, *(number // n for n in small)}))
+
+
+@functools.cache
+def strategies(devices: int) -> Column:
+  """Every product data x stage x expert x tensor of so many devices: (4, number of them)."""
+  found = [
+    (devices // (stage * expert * tensor), stage, expert, tensor)
+    for stage in divisors(devices)
+    for expert in divisors(devices // stage)
+    for tensor in divisors(devices // stage // expert)
+  ]
+  return np.array(found, np.int64).T
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Rows:
+  """Legal rows of one family and how many plans were left out for which reason."""
+
+  columns: dict[str, Column]
+  rejected: Counter[str]
+
+  def __len__(self) -> int:
+    return len(self.columns[STAGE])
+
+
+def legal_rows(question: Question, devices: int, family: Family) -> Rows:
+  """Strategies that divide the model and the job, with every power of two of sequences in a microbatch."""
+  space, job, rejected = question.space, question.job, Counter[str]()
+  columns = dict(zip(AXES, strategies(devices), strict=True))
+  columns[CONTEXT] = np.ones_like(columns[STAGE])
+  columns = _kept(columns, rejected, space.choices, _strategy_faults(question, family))
+  columns = _crossed(columns, CONTEXT, [2**n for n in range(space.largest_context.bit_length())])
+  columns = _kept(columns, rejected, space.choices, _context_faults(question, family))
+  sequences = job.batch // _columns(columns, family).batch_shards
+  most = int(sequences.max(initial=1)).bit_length()
+  columns = _crossed(columns, "sequences", [2**n for n in range(most)])
+  columns = _kept(columns, rejected, space.choices, _microbatch_faults(question, family))
+  return Rows(columns, rejected)
+
+
+type Faults = list[tuple[str, Callable[[dict[str, Column]], Column]]]
+
+
+def _kept(columns: dict[str, Column], rejected: Counter[str], weight: int, faults: Faults) -> dict[str, Column]:
+  """Rows without a fault; each other counts under its first one."""
+  for reason, is_fault in faults:
+    bad = np.broadcast_to(is_fault(columns), columns[STAGE].shape)  # one answer for all where no axis splits it
+    count = int(bad.sum())
+    if count:
+      rejected[reason] += count * weight
+      columns = {name: column[~bad] for name, column in columns.items()}
+  return columns
+
+
+def _crossed(columns: dict[str, Column], name: str, values: list[int]) -> dict[str, Column]:
+  """Every row with every value."""
+  count = len(columns[STAGE])
+  crossed = {key: np.tile(column, len(values)) for key, column in columns.items()}
+  return {**crossed, name: np.repeat(np.array(values, np.int64), count)}
+
+
+def _columns(columns: dict[str, Column], family: Family) -> StrategyColumns:
+  sizes = {axis: columns[axis] for axis in (*AXES, CONTEXT)}
+  return StrategyColumns(
+    **sizes, heads_over=family.heads_over, experts_over=family.experts_over, order=family.order
+  )
+
+
+def _strategy_faults(question: Question, family: Family) -> Faults:
+  """What the model's dimensions do not allow."""
+  m = question.model
+  only_gpipe = all(name == "gpipe" for name, _ in question.space.schedules)
+
+  def splits(role: str, letter: str, size: int) -> Callable[[dict[str, Column]], Column]:
+    return lambda c: size % PartitionRules(_columns(c, family)).shards(role, letter) != 0
+
+  hidden = [("dense", "I", m.dense), ("shared", "J", m.shared)]
+  return [
+    (REPEATED, lambda c: _repeats(c, family, question.space)),
+    ("attention repeated: tensor devices without heads", lambda c: _idle_tensor(c, family)),
+    ("more stages than layers", lambda c: c[STAGE] > m.num_layers),
+    *([("layers do not divide over stages", splits("attention", "L", m.num_layers))] if only_gpipe else []),
+    ("query heads do not divide", splits("attention", "H", m.num_heads)),
+    ("fewer key-value heads than parts of attention", splits("attention", "G", m.num_kv_heads)),
+    ("experts do not divide", splits("expert", "E", m.num_experts)),
+    ("an expert's width does not divide", splits("expert", "F", m.d_expert)),
+    *((f"width of {role} layers does not divide", splits("dense", letter, part.d_hidden)) for role, letter, part in hidden if part),
+    ("vocabulary does not divide", splits("vocabulary", "V", m.vocab_size)),
+  ]  # fmt: skip
+
+
+def _repeats(c: dict[str, Column], family: Family, space: Space) -> Column:
+  """Whether an earlier choice of the space differs from this one only in axes of one device, which change nothing."""
+  strategy, repeated = _columns(c, family), np.zeros(len(c[STAGE]), bool)
+  for folding, options in ((family.heads_over, space.heads_over), (family.experts_over, space.experts_over)):
+    for other in _earlier(options, folding):
+      repeated |= strategy.size(*{*folding} ^ {*other}) == 1
+  for other in _earlier(space.orders, family.order):
+    swapped = [pair for pair in itertools.combinations(other, 2) if pair not in _pairs(family.order)]
+    repeated |= np.all([(c[a] == 1) | (c[b] == 1) for a, b in swapped], axis=0)
+  if family.transport in ROWS_AS_CHOSEN and {*ROWS_AS_CHOSEN} & {*_earlier(space.transports, family.transport)}:
+    repeated |= strategy.size(*family.experts_over) == 1
+  return repeated
+
+
+def _earlier[Option](options: tuple[Option, ...], option: Option) -> tuple[Option, ...]:
+  return options[: options.index(option)]
+
+
+def _pairs(order: tuple[str, ...]) -> set[tuple[str, str]]:
+  return {*itertools.combinations(order, 2)}
+
+
+def _idle_tensor(c: dict[str, Column], family: Family) -> Column:
+  return (c[TENSOR] > 1) & (TENSOR not in family.heads_over)
+
+
+def _context_faults(question: Question, family: Family) -> Faults:
+  job = question.job
+  return [
+    ("no devices to share a sequence", lambda c: c[DATA] % c[CONTEXT] != 0),
+    ("a sequence does not divide over its devices", lambda c: job.query_length % c[CONTEXT] != 0),
+    ("the batch does not divide", lambda c: job.batch % _columns(c, family).batch_shards != 0),
+  ]
+
+
+def _microbatch_faults(question: Question, family: Family) -> Faults:
+  job = question.job
+
+  def tokens(c: dict[str, Column]) -> Column:
+    return c["sequences"] * job.query_length // c[CONTEXT]
+
+  def slices(strategy: Folding) -> Any:
+    return strategy.size(*strategy.slice_axes)
+
+  return [
+    (
+      "microbatches do not divide a device's sequences",
+      lambda c: job.batch // _columns(c, family).batch_shards % c["sequences"] != 0,
+    ),
+    ("a microbatch's tokens do not divide over their slices", lambda c: tokens(c) % slices(_columns(c, family)) != 0),
+  ]
+
+
+def plans(question: Question, family: Family, columns: dict[str, Column]) -> Plans:
+  """Rows crossed with the space's schedules, rematerialisations and levels of zero."""
+  space = question.space
+  deep = {name: column.reshape(-1, 1, 1, 1) for name, column in columns.items()}
+  strategy = dataclasses.replace(_columns(deep, family), sequence_parallel=space.sequence_parallel)
+  train = question.job.kind == "train"
+  return Plans(
+    model=question.model,
+    cluster=question.cluster,
+    job=dataclasses.replace(question.job, transport=family.transport),
+    strategy=strategy,
+    microbatches=question.job.batch // strategy.batch_shards // deep["sequences"],
+    schedules=space.schedules,
+    executes_idle=_along(1, [int(name == "gpipe") for name, _ in space.schedules]),
+    recomputed=_along(2, [int(train and remat == "full") for remat in space.remats]),
+    hidden_recomputed=_along(2, [int(train and remat == "selective") for remat in space.remats]),
+    zero=_along(3, list(space.zeros)),
+  )
+
+
+def _along(dimension: int, values: list[int]) -> Column:
+  shape = [1, 1, 1, 1]
+  shape[dimension] = len(values)
+  return np.array(values, np.int64).reshape(shape)

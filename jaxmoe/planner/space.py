@@ -1,0 +1,56 @@
+"""What the search may choose from."""
+
+import dataclasses
+
+from jaxmoe.config.job import Kind, Remat, Transport
+from jaxmoe.meshes.axes import AXES, DATA, EXPERT, STAGE, TENSOR
+from jaxmoe.meshes.strategy import EXPERTS_OVER, HEADS_OVER
+
+# Ranks of neighbouring stages far apart, or replicas far apart: either may be what a slow network needs.
+ORDERS = (AXES, (STAGE, DATA, EXPERT, TENSOR))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Space:
+  """Choices beside the sizes of axes and of microbatches, which are all that divide.
+
+  Attributes:
+    schedules: (name, chunks).
+    largest_context: most devices that may share a sequence.
+    sequence_parallel: always or never: it moves as many bytes, keeps fewer, and costs nothing.
+  """
+
+  heads_over: tuple[tuple[str, ...], ...] = HEADS_OVER
+  experts_over: tuple[tuple[str, ...], ...] = EXPERTS_OVER
+  orders: tuple[tuple[str, ...], ...] = ORDERS
+  transports: tuple[Transport, ...] = ("ragged", "gather")
+  schedules: tuple[tuple[str, int], ...] = (("1f1b", 1), ("interleaved", 2), ("interleaved", 4), ("zero_bubble", 1))
+  remats: tuple[Remat, ...] = ("none", "selective", "full")
+  zeros: tuple[int, ...] = (0, 1, 2, 3)
+  largest_context: int = 8
+  sequence_parallel: bool = True
+
+  @property
+  def choices(self) -> int:
+    """Plans of one row: schedules x rematerialisations x levels of zero."""
+    return len(self.schedules) * len(self.remats) * len(self.zeros)
+
+
+def whole_space(kind: Kind) -> Space:
+  """All that can be priced for this kind of job."""
+  if kind == "train":
+    return Space()
+  serving = Space(schedules=(("gpipe", 1),), remats=("none",), zeros=(0,))
+  return serving if kind == "prefill" else dataclasses.replace(serving, largest_context=1)
+
+
+def runnable_space(kind: Kind) -> Space:
+  """What the model of this package runs, and `verify` compiles."""
+  return Space(
+    transports=("capacity", "gather"),
+    schedules=(("gpipe", 1),),
+    remats=("none", "full") if kind == "train" else ("none",),
+    zeros=(0,),
+    largest_context=1,
+    sequence_parallel=False,
+  )

@@ -1,0 +1,168 @@
+"""A planner's answer as tables and as one JSON document."""
+
+import dataclasses
+from typing import Any
+
+from jaxmoe.cost.estimate import SOURCE, Estimate, collectives_by_axis
+from jaxmoe.meshes.axes import AXES, label
+from jaxmoe.planner.answer import Answer, Shortage, times_to_first_token
+from jaxmoe.planner.question import OBJECTIVES
+from jaxmoe.report import estimate as one_plan
+from jaxmoe.report import units
+from jaxmoe.report.table import Table
+
+
+def verdict(a: Answer) -> str:
+  """The best plan in one sentence, or what is short."""
+  q = a.question
+  searched = f"{a.considered:,} plans, {a.priced:,} legal, {a.fitting:,} keep every limit"
+  if a.shortage is not None:
+    return f"no plan: {q.model.name} on {q.devices} devices of {q.cluster.name}: {a.shortage.what} ({searched})"
+  best, d = a.best, a.best.deployment
+  rate = units.rate(best.tokens_per_s, "tokens/s")
+  return (
+    f"{d.name}: {d.strategy.product}; {units.seconds(best.time.total_s)} a step, {rate}, MFU {units.percent(best.mfu)},"
+    f" {units.bytes_(best.memory.total)} of {units.bytes_(q.cluster.memory_bytes)} a device; {OBJECTIVES[q.objective]}"
+    f" of {searched} ({SOURCE})"
+  )
+
+
+def tables(a: Answer) -> list[Table]:
+  found = [_rejected(a)]
+  if a.shortage is not None:
+    return [*_shortage(a.shortage), *found]
+  found = [_plans(a), _choices(a), _bytes(a), *found]
+  if a.question.job.kind == "prefill":
+    found.insert(1, _first_tokens(a))
+  return found
+
+
+def _plans(a: Answer) -> Table:
+  """Every plan with its devices written out."""
+  rows = [
+    (
+      f"{rank}",
+      e.deployment.name,
+      product(e),
+      units.bytes_(e.memory.total),
+      units.bytes_(a.question.cluster.memory_bytes - e.memory.total),
+      units.percent(e.bubble),
+      units.seconds(e.time.total_s),
+      units.rate(e.tokens_per_s / e.deployment.strategy.devices, "tokens/s"),
+      units.percent(e.mfu),
+      e.time.bottleneck.replace("_", " "),
+      SOURCE,
+    )
+    for rank, e in enumerate(a.plans, 1)
+  ]
+  headers = ["", "plan", "data x stage x expert x tensor", "memory", "free", "bubble", "step", "a device", "MFU"]
+  return Table("Plans", [*headers, "bottleneck", "source"], rows)
+
+
+def product(e: Estimate) -> str:
+  """`4 x 16 x 8 x 2 = 1024`."""
+  s = e.deployment.strategy
+  return " x ".join(str(s.size(axis)) for axis in AXES) + f" = {s.devices}"
+
+
+def _choices(a: Answer) -> Table:
+  """What the name of a plan does not say."""
+  rows = [(f"{rank}", *choices(e).values()) for rank, e in enumerate(a.plans, 1)]
+  return Table("Choices", ["", *choices(a.best)], rows)
+
+
+def choices(e: Estimate) -> dict[str, str]:
+  """How a plan folds, orders and schedules, by name."""
+  d, job, s = e.deployment, e.deployment.job, e.deployment.strategy
+  chunks = f" of {job.chunks} chunks" if job.chunks > 1 else ""
+  return {
+    "schedule": f"{job.schedule}{chunks}" if s.stage > 1 and job.kind == "train" else "-",
+    "batch": f"{job.batch}",
+    "microbatches": f"{job.microbatches} of {d.microbatch_sequences}",
+    "recomputed": job.remat,
+    "zero": f"{job.zero}",
+    "context": f"{s.context}",
+    "tokens to experts": job.transport,
+    "heads over": label(s.heads_over),
+    "experts over": label(s.experts_over),
+    "axes, outermost first": " ".join(axis for axis in s.order if s.size(axis) > 1) or "-",
+  }
+
+
+def _bytes(a: Answer) -> Table:
+  """Payload of one device and step over each group of axes."""
+  traffic = [_bytes_by_axis(e) for e in a.plans]
+  axes = sorted({axis for row in traffic for axis in row}, key=lambda axis: -traffic[0].get(axis, 0))
+  rows = [
+    (f"{rank}", *(units.bytes_(row[axis]) if axis in row else "-" for axis in axes), SOURCE)
+    for rank, row in enumerate(traffic, 1)
+  ]
+  return Table("Bytes of one device and step, by axis", ["", *axes, "source"], rows)
+
+
+def _bytes_by_axis(e: Estimate) -> dict[str, float]:
+  found: dict[str, float] = {}
+  for row in collectives_by_axis(e):
+    found[label(row["axes"])] = found.get(label(row["axes"]), 0) + row["bytes"]
+  return found
+
+
+def _first_tokens(a: Answer) -> Table:
+  times = times_to_first_token(a.best, a.question)
+  rows = [(f"{length:,}", units.seconds(s), SOURCE) for length, s in times.items()]
+  return Table(f"Time to first token of {a.best.deployment.name}", ["prompt", "time", "source"], rows)
+
+
+def _rejected(a: Answer) -> Table:
+  rows = [(f"{count:,}", reason) for reason, count in a.rejected.most_common() if count]
+  return Table("Plans left out", ["plans", "reason"], rows)
+
+
+def _shortage(shortage: Shortage) -> list[Table]:
+  found: list[Table] = []
+  if shortage.closest is not None:
+    found.append(dataclasses.replace(one_plan.memory_table(shortage.closest), title="Memory of the closest plan"))
+  if shortage.fitting is not None:
+    e = shortage.fitting
+    rows = [(e.deployment.name, product(e), units.bytes_(e.memory.total), units.seconds(e.time.total_s), SOURCE)]
+    found.append(Table("The nearest plan that fits", ["plan", "devices", "memory", "step", "source"], rows))
+  return found
+
+
+def document(a: Answer) -> dict[str, Any]:
+  """Bytes, seconds and FLOPs; every number of a plan is a formula's."""
+  q, shortage = a.question, a.shortage
+  return {
+    "verdict": verdict(a),
+    "source": SOURCE,
+    "model": q.model.name,
+    "cluster": q.cluster.name,
+    "devices": q.devices,
+    "job": {"kind": q.job.kind, "sequence_length": q.job.sequence_length},
+    "objective": q.objective,
+    "constraints": dataclasses.asdict(q.constraints),
+    "assumptions": {**dataclasses.asdict(q.assumptions), "cluster": dict(q.cluster.assumptions)},
+    "plans_considered": a.considered,
+    "plans_priced": a.priced,
+    "plans_fitting": a.fitting,
+    "rejected": [{"reason": reason, "plans": count} for reason, count in a.rejected.most_common() if count],
+    "plans": [_plan_document(e) for e in a.plans],
+    "shortage": None if shortage is None else shortage.what,
+    "closest": _optional(shortage.closest if shortage else None),
+    "nearest_fitting": _optional(shortage.fitting if shortage else None),
+    "time_to_first_token_s": _lengths(a),
+  }
+
+
+def _lengths(a: Answer) -> dict[str, float] | None:
+  if a.question.job.kind != "prefill" or not a.plans:
+    return None
+  return {str(length): s for length, s in times_to_first_token(a.best, a.question).items()}
+
+
+def _optional(e: Estimate | None) -> dict[str, Any] | None:
+  return None if e is None else _plan_document(e)
+
+
+def _plan_document(e: Estimate) -> dict[str, Any]:
+  return {**one_plan.document(e), "choices": choices(e)}

@@ -1,0 +1,52 @@
+"""Whether one device has room for what the compiler made, judged by bytes that it must hold on any backend."""
+
+import dataclasses
+
+from jaxmoe.meshes.cluster import Cluster
+from jaxmoe.xla.compiled_step import CompiledStep
+
+HELD = "argument + output - alias"
+TOTAL = "argument + output + temp - alias"
+TEMPORARIES = "temporaries"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+  """One device's room, and at least how much of it the program takes.
+
+  Attributes:
+    counted: what `needed_bytes` adds up, `HELD` or `TOTAL`.
+    class_bytes: of arguments and results by class; one that is updated in place counts once.
+  """
+
+  capacity_bytes: int
+  needed_bytes: int
+  counted: str
+  class_bytes: dict[str, int]
+
+  @property
+  def ok(self) -> bool:
+    return self.needed_bytes <= self.capacity_bytes
+
+  @property
+  def excess_bytes(self) -> int:
+    """What does not fit; negative where there is room."""
+    return self.needed_bytes - self.capacity_bytes
+
+  @property
+  def largest(self) -> str:
+    """The class that takes most."""
+    return max(self.class_bytes, key=lambda name: self.class_bytes[name])
+
+
+def fit(cluster: Cluster, compiled: CompiledStep) -> Fit:
+  """Temporaries count where the backend stores them as the target would: the CPU's widens 8 and 16 bits to 32."""
+  memory, exact = compiled.memory, compiled.platform != "cpu"
+  names = compiled.class_bytes.keys() | compiled.output_class_bytes.keys()
+  classes = {name: max(compiled.class_bytes.get(name, 0), compiled.output_class_bytes.get(name, 0)) for name in names}
+  return Fit(
+    capacity_bytes=cluster.memory_bytes,
+    needed_bytes=memory.total_bytes if exact else memory.held_bytes,
+    counted=TOTAL if exact else HELD,
+    class_bytes={**classes, TEMPORARIES: memory.temp_bytes} if exact else classes,
+  )
