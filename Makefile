@@ -8,7 +8,7 @@ BIN := .venv/bin
 OLDEST := .venv-oldest
 PYTEST := -m pytest -n 2
 
-.PHONY: docs demo test test-all test-oldest check format format-check lint types bench schedules clean
+.PHONY: docs demo test test-all test-oldest check format format-check lint types bench accuracy schedules clean
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
@@ -45,6 +45,11 @@ docs: .venv/installed
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/demo_parts.py
+	$(BIN)/python benchmarks/planner.py
+
+# Predicts what others published and writes docs/accuracy.md.
+accuracy: .venv/installed
+	$(BIN)/python benchmarks/accuracy/report.py
 
 # Measures the pipeline schedules anew, after a change of their tables: some minutes.
 schedules: .venv/installed

@@ -2,7 +2,7 @@
 
 Expected output:
 
-ep256_pp16: 34 of 47 claims are consistent
+ep256_pp16: 37 of 51 claims are consistent
   contradicts_document: devices of 256 devices
     EP 256 x PP 16 x TP 1 x SP 1 x DP 1 = 4,096 devices
   contradicts_document: expert_parallel_size of 256
@@ -14,11 +14,11 @@ ep256_pp16: 34 of 47 claims are consistent
   contradicts_document: stage_message_bytes of 64 kB
     128 sequences x 512 x 2 B = 131.1 kB
   not met: throughput: > 100 tokens/ms per GPU
-ep64_tp2: 23 of 32 claims are consistent
+ep64_tp2: 24 of 34 claims are consistent
   contradicts_document: expert_bytes_per_device of 64 MB
     16 layers x 1 expert x 1,024 x 2,048 x 2 matrices x 8 bits / 8 bits a byte / TP 2 = 33.55 MB
   not met: Compute Efficiency: Excellent (< 1% utilization)
-ep64_tp2_pp4: 34 of 48 claims are consistent
+ep64_tp2_pp4: 48 of 63 claims are consistent
   contradicts_document: devices of 128 devices
     EP 64 x PP 4 x TP 2 = 512 devices
   impossible: throughput_batches_per_s of 512,000 batches/s
@@ -30,7 +30,7 @@ ep64_tp2_pp4: 34 of 48 claims are consistent
   contradicts_document: module_divisions of 128 modules
     4 stages x 64 experts x 2 = 512 modules
   not met: Parallel Efficiency: >90%
-tp4_ep4_pp4: 28 of 40 claims are consistent
+tp4_ep4_pp4: 89 of 101 claims are consistent
   contradicts_document: devices of 16 devices
     EP 4 x PP 4 x TP 4 x DP 1 = 64 devices
   impossible: modules_per_device of 2.5 modules
@@ -38,7 +38,7 @@ tp4_ep4_pp4: 28 of 40 claims are consistent
   impossible: sequential_layers of 2 layers
     at least every token passes 8 layers one after another, pipelined or not
   not met: GPU utilization: >90% (balanced load)
-tp8_pp4_ep4_dp4: 36 of 48 claims are consistent
+tp8_pp4_ep4_dp4: 39 of 52 claims are consistent
   contradicts_document: parameters_total of 30B parameters
     16 layers x 64 experts x 2 matrices x 1,024 x 2,048 + 0.1353B elsewhere = 4.43B parameters
   contradicts_document: memory_bytes_total of 257 GB

@@ -59,10 +59,23 @@ def _up(x_ND, weights_EDF, sizes_E, activation: Activation):
 
 def _ragged_dot(left, right, sizes_E, dims):
   # The TPU kernel sums bfloat16 products in float32 and rounds once: asked for float32, it only writes more bytes.
-  # Each element of a row meets the columns of one expert's matrix, or of the row beside it.
-  columns = right.shape[1] if right.ndim == 2 else math.prod(right.shape[1:]) // left.shape[1]
-  with jax.named_scope(work.kernel_scope(2 * left.shape[1] * columns, left.shape[0])):
+  with jax.named_scope(_declared(left, right, sizes_E.shape[0])):
     return lax.ragged_dot_general(left, right, sizes_E, dims, preferred_element_type=left.dtype)
+
+
+def _declared(left, right, num_experts: int) -> str:
+  """Each element of a row meets the columns of one expert's matrix, or of the row beside it."""
+  (num_rows, width), item = left.shape, left.dtype.itemsize
+  if right.ndim == 2:
+    columns, weight_bytes = right.shape[1], 0
+    row_bytes, result_bytes = item * (width + columns), item * num_experts * width * columns
+  else:
+    columns, weight_bytes = math.prod(right.shape[1:]) // width, right.size * right.dtype.itemsize
+    row_bytes, result_bytes = item * width, item * num_rows * columns
+  bytes_ = work.kernel_bytes(
+    num_rows, num_experts, row_bytes=row_bytes, weight_bytes=weight_bytes, result_bytes=result_bytes
+  )
+  return work.kernel_scope(2 * width * columns, num_rows, bytes_)
 
 
 def _dims(left: int, right: int, *, rhs_group: list[int]):

@@ -34,9 +34,10 @@ def vary_alike(*arrays):
   """
   present = [x for x in arrays if x is not None]
   axes = frozenset().union(*(jax.typeof(x).manual_axis_type.varying for x in present))
-  return tuple(x if x is None else _vary(x, axes) for x in arrays)
+  return tuple(x if x is None else vary(x, axes) for x in arrays)
 
 
-def _vary(x, axes):
+def vary(x, axes: frozenset):
+  """`x` varying also over these mesh axes."""
   missing = tuple(sorted(axes - jax.typeof(x).manual_axis_type.varying))
   return lax.pcast(x, missing, to="varying") if missing else x

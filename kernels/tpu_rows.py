@@ -82,7 +82,14 @@ def grouped_rows(
     ),
     compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary")),
   )
-  with jax.named_scope(work.kernel_scope(2 * K * F * len(weights), N)):
+  declared_bytes = work.kernel_bytes(
+    N,
+    E,
+    row_bytes=_bytes(rows) / N * (F // width),  # once for each block of columns
+    weight_bytes=_bytes(weights),
+    result_bytes=outputs * N * F * rows[0].dtype.itemsize,
+  )
+  with jax.named_scope(work.kernel_scope(2 * K * F * len(weights), N, declared_bytes)):
     return call(*visits, *rows, *weights)
 
 

@@ -59,9 +59,24 @@ def tile_trips(num_rows: int, num_experts: int, tile: int) -> Trips:
   return Trips(min(max(expected, experts.expected), most) / experts.expected, most / experts.most)
 
 
-def kernel_scope(flops_a_row: float, num_rows: int) -> str:
-  """Name of the `jax.named_scope` around a kernel that the compiler cannot look into: its matmul FLOPs."""
-  return f"kernel[expected={flops_a_row * expected_rows(num_rows):g},max={flops_a_row * num_rows:g}]"
+def kernel_scope(flops_a_row: float, num_rows: int, bytes_: float) -> str:
+  """Name of the `jax.named_scope` around a kernel that the compiler cannot look into: matmul FLOPs, expected bytes."""
+  expected, most = flops_a_row * expected_rows(num_rows), flops_a_row * num_rows
+  return f"kernel[expected={expected:g},max={most:g},bytes={bytes_:g}]"
+
+
+def kernel_bytes(
+  num_rows: int, num_experts: int, *, row_bytes: float, weight_bytes: float, result_bytes: float
+) -> float:
+  """Bytes that a grouped matmul reads and writes: the rows and the weights of experts that are expected, its result.
+
+  Args:
+    row_bytes: read of one row, in all passes over it.
+    weight_bytes: of all experts.
+    result_bytes: of the whole result, which is zero where no expert's rows are.
+  """
+  visited = expert_trips(num_rows, num_experts).expected / num_experts if weight_bytes else 0
+  return expected_rows(num_rows) * row_bytes + visited * weight_bytes + result_bytes
 
 
 def multiplied_rows(kernel: str | None, num_rows: int, num_experts: int) -> Trips:

@@ -3,6 +3,7 @@
 
 import importlib.util
 import os
+import pathlib
 
 import jax
 import numpy as np
@@ -13,6 +14,8 @@ from jaxmoe.meshes.axes import AXES
 from jaxmoe.meshes.errors import MissingError, UsageError
 from jaxmoe.meshes.rules import PartitionRules
 from jaxmoe.meshes.strategy import Strategy
+
+CUDA_TARGETS = pathlib.Path(__file__).with_name("cuda_targets")
 
 
 def build_mesh(strategy: Strategy, devices=None) -> Mesh:
@@ -37,8 +40,8 @@ def build_mesh(strategy: Strategy, devices=None) -> Mesh:
   return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def topology_devices(topology: str) -> list:
-  """Devices of a TPU slice that is not here, to compile for and not to run on: `topology_devices("v5p:4x4x8")`.
+def topology_devices(topology: str, slices: int = 1) -> list:
+  """Devices of TPU slices that are not here, to compile for and not to run on: `topology_devices("v5p:4x4x8")`.
 
   Raises:
     MissingError: the extra `tpu` is not installed.
@@ -52,12 +55,23 @@ def topology_devices(topology: str) -> list:
   os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
   if importlib.util.find_spec("libtpu") is None:
     raise MissingError("compiling for TPU needs libtpu; install it with: pip install 'jaxmoe[tpu]'")
+  more = {"num_slices": slices} if slices > 1 else {}
   try:
-    return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
+    return list(topologies.get_topology_desc(platform="tpu", topology_name=topology, **more).devices)
   except jax.errors.JaxRuntimeError as error:
     raise UsageError(
       f"TPU slice {topology} is unknown to the TPU compiler: {error}; name one like v5e:2x4 or v5p:4x4x8"
     ) from error
+
+
+def cuda_devices(generation: str, hosts: int, gpus: int) -> list:
+  """NVIDIA GPUs that are not here, to compile for and not to run on: `cuda_devices("h200", hosts=16, gpus=8)`.
+
+  The extra `cuda-compile` must be installed, and its plugin loaded with JAX_SKIP_CUDA_CONSTRAINTS_CHECK=1.
+  """
+  described = (CUDA_TARGETS / f"{generation}.txtpb").read_text()
+  topology = f"{hosts}x1x{gpus}"  # XLA's words: slices, which are what NVLink joins, hosts of each, GPUs of each
+  return list(topologies.get_topology_desc(platform="cuda", target_config=described, topology=topology).devices)
 
 
 def spec(rules: PartitionRules, role: str, letters: str) -> PartitionSpec:

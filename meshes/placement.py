@@ -42,11 +42,13 @@ class Placements(Sequence[Placement]):
   """Devices in rank order, each worked out when it is asked for: of a million, a slice costs the slice.
 
   Attributes:
-    layers, experts: how many of them one device holds.
+    num_layers: of the model, dealt out over the chunks of all stages in turn, the first of which get one more.
+    experts: how many of them one device holds.
   """
 
   strategy: Strategy
-  layers: int
+  num_layers: int
+  chunks: int
   experts: int
   devices_per_host: int
 
@@ -67,22 +69,43 @@ class Placements(Sequence[Placement]):
       rank=rank,
       host=rank // self.devices_per_host,
       coordinates=at,
-      layers=_block(at[STAGE], self.layers),
+      layers=self._layers(at[STAGE]),
       experts=_block(_part(strategy, at, strategy.experts_over), self.experts),
       heads_part=_part(strategy, at, strategy.heads_over),
       width_part=_part(strategy, at, strategy.width_axes),
     )
 
+  def _layers(self, stage: int) -> tuple[int, ...]:
+    """Those of every stages-th chunk: neighbours, where each stage has one chunk."""
+    stages = self.strategy.stage
+    parts = stages * self.chunks
+    size, more = divmod(self.num_layers, parts)
+    chunks = range(stage, parts, stages)
+    return tuple(layer for c in chunks for layer in range(c * size + min(c, more), (c + 1) * size + min(c + 1, more)))
 
-def place(strategy: Strategy, num_layers: int, num_experts: int, *, devices_per_host: int = 8) -> Placements:
+
+def place(
+  strategy: Strategy, num_layers: int, num_experts: int, *, devices_per_host: int = 8, chunks: int = 1
+) -> Placements:
   """Every device in rank order, by default rank = ((data * stages + stage) * experts + expert) * tensors + tensor.
 
+  Args:
+    chunks: chunks of layers that each stage holds, as an interleaved pipeline has.
+
   Raises:
-    UsageError: layers do not divide over stages, or experts over the axes that carry them.
+    UsageError: fewer layers than chunks of stages, or experts that do not divide over the axes that carry them.
   """
+  if num_layers < strategy.stage * chunks:
+    each = f" of {chunks} chunks" if chunks > 1 else ""
+    least = strategy.stage * chunks
+    raise UsageError(
+      f"num_layers={num_layers} must be at least one for each of {STAGE} = {strategy.stage}{each};"
+      f" the nearest legal num_layers is {least}"
+    )
   return Placements(
     strategy=strategy,
-    layers=_part_size("num_layers", num_layers, strategy, (STAGE,)),
+    num_layers=num_layers,
+    chunks=chunks,
     experts=_part_size("num_experts", num_experts, strategy, strategy.experts_over),
     devices_per_host=devices_per_host,
   )

@@ -59,6 +59,11 @@ class Folding:
     return tuple(axis for axis in self.experts_over if axis not in self.batch_axes)
 
   @property
+  def sequence_axes(self) -> tuple[str, ...]:
+    """Axes that sequence parallelism alone slices the residual stream over: tokens are equal on them throughout."""
+    return (TENSOR,) if TENSOR in self.heads_over and TENSOR not in self.slice_axes else ()
+
+  @property
   def vocabulary_axes(self) -> tuple[str, ...]:
     """Axes that split the vocabulary of embedding and head: all that see the same tokens."""
     return (STAGE, *self.heads_over)

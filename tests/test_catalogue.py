@@ -1,9 +1,9 @@
 """The catalogue: every file loads, says where its numbers come from, and quotes what it claims."""
 
 import json
-import re
 
 import pytest
+from numerals import PRINTED, quoted_values
 from plans import PLAN, edited
 
 from jaxmoe.cli.main import main
@@ -26,29 +26,6 @@ DECIDED = {
   "ep64_tp2": ((1, 1, 64, 2), "004", "prefill", 128, 1024),
 }
 CLAIMS = [(name, claim) for name in deployment_names() for claim in load_deployment(name).claims]
-# A bare B is a billion parameters; a bare s is a second.
-SCALE = {
-  "%": 0.01,
-  "B": 1e9,
-  "k": 1e3,
-  "K": 1e3,
-  "M": 1e6,
-  "G": 1e9,
-  "T": 1e12,
-  "P": 1e15,
-  "m": 1e-3,
-  "μ": 1e-6,
-}
-
-
-def quoted_values(quote):
-  """Every number of a quote in base units: 0.637 GB -> 6.37e8, 60% -> 0.6, 30B -> 3e10."""
-  number = r"(?<![\d.])(\d{1,3}(?:,\d{3})+|\d+(?:\.\d+)?)"
-  unit = r"(?:\s?(%|B\b|[kKMGTPmμ]?(?:B|Flops|FLOPS|FLOps|Bps|s)\b))?"
-  return {
-    float(digits.replace(",", "")) * (SCALE.get(unit) or SCALE.get(unit[:1], 1))
-    for digits, unit in re.findall(number + unit, quote)
-  }
 
 
 @pytest.mark.parametrize("name", DECIDED)
@@ -71,13 +48,42 @@ def test_only_document_003_folds_heads_onto_experts():
 
 @pytest.mark.parametrize("name, claim", CLAIMS, ids=[f"{name}-{claim.name}" for name, claim in CLAIMS])
 def test_a_claim_quotes_its_number(name, claim):
-  assert any(value == pytest.approx(claim.value, rel=1e-9, abs=0) for value in quoted_values(claim.quote)), claim
+  values = quoted_values(claim.quote.replace("exactly one", "1"))
+  assert any(value == pytest.approx(claim.value, rel=1e-9, abs=0) for value in values), claim
 
 
 def test_quoted_values_can_tell_units_apart():
-  assert quoted_values("Memory per GPU: 0.637 GB") == {0.637e9} and quoted_values("0.002ms") == {2e-6}
-  assert quoted_values("60%") == {0.6} and quoted_values("30B params") == {3e10}
-  assert quoted_values("512,000 at 2,3 in 8 seconds < 10s") == {512000, 2, 3, 8, 10}
+  assert quoted_values("Memory per GPU: 0.637 GB") == [0.637e9] and quoted_values("0.002ms") == [2e-6]
+  assert quoted_values("60%") == [0.6] and quoted_values("30B params") == quoted_values("30 billion") == [3e10]
+  assert quoted_values("512,000 at 2,3 in 8 seconds < 10s") == [512000, 2, 3, 8, 10]
+
+
+# Digits in each document; its rows in numerals.txt must have as many.
+NUMERALS = {"ep64_tp2_pp4": 108, "ep256_pp16": 133, "tp8_pp4_ep4_dp4": 147, "tp4_ep4_pp4": 155, "ep64_tp2": 66}
+NO_CLAIM = {"-list", "-row", "-name", "-index", "-pattern"}
+
+
+@pytest.mark.parametrize("name", NUMERALS)
+def test_every_number_of_a_document_is_a_claim(name):
+  """Each numeral, as printed, is the value of the claim named beside it; the others say what they are instead."""
+  claims = {claim.name: claim.value for claim in load_deployment(name).claims}
+  found = 0
+  for words, names in PRINTED[name]:
+    values = quoted_values(words)
+    assert len(values) == len(names), words
+    found += len(values)
+    for value, of in zip(values, names, strict=True):
+      assert of in NO_CLAIM or value == pytest.approx(claims[of], rel=1e-9, abs=0), (words, of)
+      assert of != "-row" or all(f"_{value:.0f}_" in other for other in names if other != of), words
+  assert found == NUMERALS[name]
+
+
+@pytest.mark.parametrize("name", NUMERALS)
+def test_every_claim_is_in_its_document(name):
+  printed = {of for _, names in PRINTED[name] for of in names}
+  in_words = {claim.name for claim in load_deployment(name).claims if not quoted_values(claim.quote)}
+  assert {claim.name for claim in load_deployment(name).claims} == (printed - NO_CLAIM) | in_words
+  assert in_words == ({"experts_per_device"} if name == "ep256_pp16" else set())  # "exactly one expert"
 
 
 @pytest.mark.parametrize("name", DECIDED)

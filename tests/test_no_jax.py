@@ -13,6 +13,7 @@ VERBS = (
   ["place", "ep64_tp2"],
   ["estimate", "ep64_tp2"],
   ["audit", "all"],
+  ["why", "ep64_tp2", "ep64_tp2"],
   ["model", "show", "mixtral-8x7b"],
 )
 

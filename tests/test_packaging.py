@@ -78,9 +78,12 @@ def test_wheel_has_one_top_level_package(wheel):
   assert {name for name in top if not name.endswith(".dist-info")} == {"jaxmoe"}
 
 
-@pytest.mark.parametrize("pattern", ["clusters/*.yaml", "deployments/*.yaml", "models/*.json"])
-def test_wheel_holds_the_catalogue(wheel, pattern):
-  assert any(pathlib.PurePath(name).match(f"jaxmoe/meshes/{pattern}") for name in contents(wheel))
+@pytest.mark.parametrize(
+  "pattern",
+  ["meshes/clusters/*.yaml", "meshes/deployments/*.yaml", "meshes/models/*.json", "report/templates/*.jinja"],
+)
+def test_wheel_holds_the_catalogue_and_templates(wheel, pattern):
+  assert any(pathlib.PurePath(name).match(f"jaxmoe/{pattern}") for name in contents(wheel))
 
 
 def test_sdist_builds_the_same_wheel(wheel, tmp_path):

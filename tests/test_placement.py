@@ -208,6 +208,14 @@ def test_whole_experts_over_both_axes():
   assert [row.width_part for row in rows] == [0, 0, 0, 0]
 
 
+def test_uneven_stages_and_chunks():
+  """The first get one more; a stage of several chunks holds every stages-th of them."""
+  uneven = place(Strategy(stage=3), 8, 1)
+  assert [row.layers for row in uneven] == [(0, 1, 2), (3, 4, 5), (6, 7)]
+  chunked = place(Strategy(stage=2), 9, 1, chunks=2)
+  assert [row.layers for row in chunked] == [(0, 1, 2, 5, 6), (3, 4, 7, 8)]
+
+
 @pytest.mark.parametrize("name", deployment_names())
 def test_catalogue_placement_covers_the_strategy(name):
   d = load_deployment(name)
@@ -216,7 +224,7 @@ def test_catalogue_placement_covers_the_strategy(name):
 
 @pytest.mark.parametrize(
   "sizes, words",
-  [((3, 8), ["num_layers=3", "stage = 2", "is 4"]), ((4, 6), ["num_experts=6", "expert = 4", "is 8"])],
+  [((1, 8), ["num_layers=1", "stage = 2", "is 2"]), ((4, 6), ["num_experts=6", "expert = 4", "is 8"])],
 )
 def test_what_does_not_divide_is_refused(sizes, words):
   with pytest.raises(UsageError) as caught:

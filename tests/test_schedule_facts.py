@@ -124,8 +124,8 @@ def test_what_has_no_facts():
 
 
 def test_chunks_and_names_without_facts():
-  assert supported("interleaved", 3, S := np.array([1, 4]), S).tolist() == [False, False]
+  assert supported("interleaved", 5, S := np.array([1, 4]), S).tolist() == [False, False]
   with pytest.raises(UsageError, match="with 2, 3, 4, 8 chunks, got 5"):
-    idle_s("interleaved", 3, 4, 4, 1.0, 2.0)
+    idle_s("interleaved", 5, 4, 4, 1.0, 2.0)
   with pytest.raises(UsageError, match="interleaved, zero_bubble, got 'dualpipe'"):
     supported("dualpipe", 1, 4, 4)

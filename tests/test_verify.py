@@ -14,6 +14,8 @@ from jaxmoe.cli.exit_codes import ExitCode
 from jaxmoe.cli.main import main
 from jaxmoe.config.catalogue import deployment_names, load_deployment
 from jaxmoe.cost import collectives as cost_collectives
+from jaxmoe.cost.memory import memory
+from jaxmoe.cost.traffic import least_bytes
 from jaxmoe.meshes.errors import UsageError
 from jaxmoe.meshes.strategy import Strategy
 from jaxmoe.report.verification import tables, verdict
@@ -43,6 +45,7 @@ def test_every_document_verifies_at_full_size(name, capsys):
     assert check.keys() >= {"name", "axis", "predicted", "compiled", "relative_error", "tolerance", "ok"}
     assert abs(check["relative_error"]) <= check["tolerance"]
     assert check["tolerance"] <= (0.01 if check["axis"] or "matmuls" in check["name"] else 0)
+  _check_informational(document)
   rows = {(check["name"], check["axis"]): check for check in document["checks"]}
   assert rows["parameters", ""]["compiled"] > 0
   assert rows["all matmuls", ""]["compiled"] > 0
@@ -51,6 +54,15 @@ def test_every_document_verifies_at_full_size(name, capsys):
   needed = held - document["memory_bytes"]["alias_bytes"]
   assert document["fits"] and document["memory_bytes"]["needed_bytes"] == needed <= document["capacity_bytes"]
   assert document["sources"].items() >= {"predicted": "formula", "compiled": "compiled"}.items()
+
+
+def _check_informational(document):
+  rows = {row["name"]: row for row in document["informational"]}
+  assert rows.keys() >= {"memory traffic", "weights read", "elementwise", "transcendentals"}
+  assert all(row["reason"] and row["compiled"] > 0 and "ok" not in row for row in document["informational"])
+  # CPU converts dtypes in passes of their own and writes scores, so it moves more than the formula, within reason.
+  assert rows["memory traffic"]["predicted"] <= rows["memory traffic"]["compiled"]
+  assert rows["memory traffic"]["compiled"] <= 20 * rows["memory traffic"]["predicted"]
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +98,25 @@ def test_a_forgotten_collective_is_caught(compiled, monkeypatch):
   failed = [check for check in compare(*_judged(compiled)).checks if not check.ok]
   assert ("collective-permute", "stage") in {(check.name, check.axis) for check in failed}
   assert next(c for c in failed if c.name == "collective-permute").relative_error is None
+
+
+def test_a_program_that_moves_less_than_its_weights_is_caught(compiled):
+  d, step = compiled
+  found = compare(d, "cpu", dataclasses.replace(step, traffic_bytes=least_bytes(d) - 1))
+  (failed,) = [check for check in found.checks if not check.ok]
+  assert failed.name == "memory traffic, at least" and failed.relative_error < 0
+  assert compare(d, "cpu", dataclasses.replace(step, traffic_bytes=least_bytes(d))).ok
+
+
+@pytest.mark.parametrize("kind, moved", [("prefill", 1), ("decode", 1), ("train", 2)])
+def test_least_traffic_by_hand(kind, moved):
+  """Serving reads weights but the embedding's, and writes or reads the cache; training reads and writes its state."""
+  d = tiny.deployment(Strategy(expert=2), kind=kind)
+  held = memory(d)
+  if kind == "train":
+    assert least_bytes(d) == moved * (held.parameters + held.optimizer)
+  else:
+    assert least_bytes(d) == held.parameters - 256 * 32 * 4 + held.cache
 
 
 def test_a_collective_that_nobody_planned_is_listed(compiled):

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from jaxmoe.config.files import shown
+from jaxmoe.config.files import got
 from jaxmoe.meshes.errors import UsageError
 
 SECONDS: Mapping[str, float] = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
@@ -13,18 +13,18 @@ BYTES: Mapping[str, float] = {
 }
 
 
-def seconds_of(text: str) -> float:
+def seconds_of(option: str, text: str) -> float:
   """`250ms` -> 0.25."""
-  return _amount(text, SECONDS, "a time such as 10s or 250ms")
+  return _amount(option, text, SECONDS, "a time such as 10s or 250ms")
 
 
-def bytes_of(text: str) -> int:
+def bytes_of(option: str, text: str) -> int:
   """`4GB` -> 4_000_000_000."""
-  return round(_amount(text, BYTES, "a size such as 4GB or 512MiB"))
+  return round(_amount(option, text, BYTES, "a size such as 4GB or 512MiB"))
 
 
-def _amount(text: str, units: Mapping[str, float], wanted: str) -> float:
+def _amount(option: str, text: str, units: Mapping[str, float], wanted: str) -> float:
   found = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,15})?)\s*([A-Za-z]+)\s*", text)
   if found is None or found[2] not in units:
-    raise UsageError(f"expected {wanted}, in {', '.join(units)}; got {shown(text)}")
+    raise UsageError(f"{option}: expected {wanted}, in {', '.join(units)}; got {got(text)}")
   return float(found[1]) * units[found[2]]

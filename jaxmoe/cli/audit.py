@@ -1,4 +1,4 @@
-"""`jaxmoe audit`: every number that a deployment document states, recomputed."""
+"""`jaxmoe audit`: every number that a deployment document states, recomputed; and the planner's own plan beside its."""
 
 from typing import Annotated
 
@@ -15,15 +15,18 @@ def run(
     str,
     typer.Argument(metavar="DEPLOYMENT", help="A deployment of the catalogue, a YAML file, or all of the catalogue."),
   ],
+  summary: Annotated[bool, typer.Option("--summary", help="Counts, the gravest findings, and the own plans.")] = False,
   as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
-  """Recompute what a deployment's document claims, and say what contradicts what."""
+  """Recompute what a deployment's document claims, say what contradicts what, and plan the same better."""
   from jaxmoe.config.catalogue import deployment_names, load_deployment
-  from jaxmoe.report.audit import document, tables
+  from jaxmoe.planner.own_plan import own_plans
+  from jaxmoe.report import audit as report
 
   names = deployment_names() if deployment == ALL else (deployment,)
   deployments = [load_deployment(with_home(name)) for name in names]
+  own = [own_plans(d) for d in deployments]
   if as_json:
-    write_json(document(deployments))
+    write_json(report.document(deployments, own))
   else:
-    write_tables(tables(deployments))
+    write_tables((report.summary if summary else report.tables)(deployments, own))

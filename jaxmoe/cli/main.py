@@ -10,12 +10,12 @@ from typing import Annotated
 import typer
 
 from jaxmoe import __version__
-from jaxmoe.cli import audit, demo, deployments, estimate, model, place, plan, verify
+from jaxmoe.cli import audit, demo, deployments, estimate, measure, model, place, plan, verify, why
 from jaxmoe.cli.exit_codes import ExitCode
 from jaxmoe.cli.output import log, silence, write
 from jaxmoe.config.files import shown
 from jaxmoe.meshes.errors import MissingError, UsageError
-from jaxmoe.xla.child import ChildFailed
+from jaxmoe.xla.child import ChildFailed, ChildStopped
 
 # How a system says that a file or stdout cannot be written, which is no fault of ours.
 REFUSALS = (errno.EACCES, errno.EBADF, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EROFS)
@@ -32,8 +32,10 @@ app.add_typer(model.app, name="model")
 app.command("place")(place.run)
 app.command("plan")(plan.run)
 app.command("estimate")(estimate.run)
+app.command("why")(why.run)
 app.command("audit")(audit.run)
 app.command("verify")(verify.run)
+app.command("measure")(measure.run)
 app.command("demo")(demo.run)
 
 
@@ -63,6 +65,8 @@ def _message(error: Exception) -> tuple[str, ExitCode]:
       return f"jaxmoe: {error}", ExitCode.USAGE
     case MissingError():
       return f"jaxmoe: {error}", ExitCode.MISSING
+    case ChildStopped():  # limits are options, and the compiler's last lines say what it was at
+      return f"jaxmoe: {error}", ExitCode.USAGE
     case OSError() if error.errno in REFUSALS:
       silence(sys.stdout)
       return f"jaxmoe: cannot write or read: {shown(error)}; is there room, and the right to?", ExitCode.USAGE

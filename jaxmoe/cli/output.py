@@ -15,7 +15,12 @@ SCHEMA_VERSION = 1
 
 def write_json(document: Mapping[str, Any]) -> None:
   """One versioned document; nothing else may go to stdout."""
-  write(json.dumps({"schema_version": SCHEMA_VERSION, **document}, indent=2, allow_nan=False) + "\n")
+  write(json_text(document))
+
+
+def json_text(document: Mapping[str, Any]) -> str:
+  """The document with its version, as a file holds it."""
+  return json.dumps({"schema_version": SCHEMA_VERSION, **document}, indent=2, allow_nan=False) + "\n"
 
 
 def write_table(headers: Sequence[str], rows: Sequence[Sequence[object]], *, title: str = "") -> None:

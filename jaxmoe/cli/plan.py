@@ -1,6 +1,7 @@
 """`jaxmoe plan`: the best deployment of a model on a cluster for a job, searched."""
 
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
@@ -8,12 +9,15 @@ import typer
 from jaxmoe.cli.amounts import bytes_of, seconds_of
 from jaxmoe.cli.exit_codes import ExitCode
 from jaxmoe.cli.loading import with_home
-from jaxmoe.cli.output import log, write, write_json, write_tables
+from jaxmoe.cli.output import json_text, log, write, write_json, write_tables
+from jaxmoe.config.files import shown
 from jaxmoe.config.job import Job, Kind, Precision, Transport
-from jaxmoe.meshes.errors import UsageError
+from jaxmoe.meshes.errors import MissingError, UsageError
 
 if TYPE_CHECKING:
-  from jaxmoe.planner.question import Question
+  from jaxmoe.planner.answer import Answer
+  from jaxmoe.planner.pareto import Explored
+  from jaxmoe.planner.question import Constraints, Question
 
 TRAIN_BATCH = 1024
 SERVING_BATCHES = tuple(4**n for n in range(8))
@@ -31,7 +35,9 @@ def run(
   capacity_factor: Annotated[float, typer.Option(help="Room of an expert's buffer, transport capacity.")] = 1.25,
   weights: Annotated[str, typer.Option(help="Dtype of stored weights.")] = "",
   compute: Annotated[str, typer.Option(help="Dtype of matmuls, activations and cache.")] = "bfloat16",
-  runnable: Annotated[bool, typer.Option("--runnable", help="Only what verify compiles and this package runs.")] = False,
+  runnable: Annotated[
+    bool, typer.Option("--runnable", help="Only what verify compiles and this package runs.")
+  ] = False,
   max_step: Annotated[str | None, typer.Option("--max-step", "--max-ttft", help="Longest step: 10s, 250ms.")] = None,
   min_tokens_per_ms: Annotated[float | None, typer.Option(help="Fewest tokens a millisecond and device.")] = None,
   reserve: Annotated[str, typer.Option(help="Memory of a device to keep free: 4GB.")] = "0GB",
@@ -40,14 +46,14 @@ def run(
   load: Annotated[float, typer.Option(help="Rows of the busiest device's experts over the mean.")] = 1.0,
   mtp: Annotated[bool, typer.Option("--mtp", help="With the layers that predict further tokens.")] = False,
   top: Annotated[int, typer.Option(min=1, max=100, help="Plans to show.")] = 10,
+  out: Annotated[str | None, typer.Option(metavar="DIR", help="Write the plan, its guide and its checks here.")] = None,
+  force: Annotated[bool, typer.Option("--force", help="Replace the files of a plan in --out.")] = False,
   as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
   """Search every way to lay a model out over devices, and explain the best."""
   from jaxmoe.config.catalogue import load_cluster, load_model
   from jaxmoe.cost.assumptions import Assumptions
-  from jaxmoe.planner.answer import answer
-  from jaxmoe.planner.question import Constraints, Question
-  from jaxmoe.report.plan import document, tables, verdict
+  from jaxmoe.planner.question import Question
 
   kind = _kind(job)
   question = Question(
@@ -58,22 +64,67 @@ def run(
     batches=() if batch is not None or kind == "train" else SERVING_BATCHES,
     space=_space(kind, runnable, transport),
     objective=objective or ("latency" if kind == "train" else "throughput"),  # pyright: ignore[reportArgumentType]
-    constraints=Constraints(
-      max_step_s=None if max_step is None else seconds_of(max_step),
-      min_tokens_per_s_per_device=None if min_tokens_per_ms is None else 1000 * min_tokens_per_ms,
-      reserve_bytes=bytes_of(reserve),
-    ),
+    constraints=_constraints(max_step, min_tokens_per_ms, reserve),
     assumptions=Assumptions(dispatch_overlap=dispatch_overlap, gradient_overlap=gradient_overlap, load=load),
   )
   _warn(question)
-  found = answer(question, top)
+  found = _answer(question, top, out, force)
+  _show(found, as_json)
+  if not found.plans:
+    raise typer.Exit(ExitCode.NO_PLAN)
+
+
+def _answer(question: "Question", top: int, out: str | None, force: bool) -> "Answer":
+  """The search's answer; its files are written, if they are asked for and there is a plan."""
+  from jaxmoe.planner.answer import answer
+
+  if out is None:
+    return answer(question, top)
+  from jaxmoe.cli.folder import checked_folder
+  from jaxmoe.planner.pareto import Explored
+
+  folder, explored = checked_folder("--out", out, force=force), Explored(question)
+  found = answer(question, top, explored.see)
+  if found.plans:
+    _write_files(folder, found, explored)
+  else:
+    log("nothing was written to --out: there is no plan")
+  return found
+
+
+def _write_files(folder: Path, found: "Answer", explored: "Explored") -> None:
+  from jaxmoe.cli.folder import write_folder
+  from jaxmoe.report.pareto_figure import FIGURES, figures
+  from jaxmoe.report.plan_files import plan_files
+
+  files = {name: text.encode() for name, text in plan_files(found, explored, json_text).items()}
+  missing = ""
+  try:
+    files |= figures(explored)
+  except MissingError as error:
+    missing = f"; {error}"
+  write_folder("--out", folder, files, stale=FIGURES)
+  log(f"wrote {', '.join(files)} to {shown(folder)}{missing}")
+
+
+def _show(found: "Answer", as_json: bool) -> None:
+  from jaxmoe.report.plan import document, tables, verdict
+
   if as_json:
     write_json(document(found))
   else:
     write(verdict(found) + "\n\n")
     write_tables(tables(found))
-  if not found.plans:
-    raise typer.Exit(ExitCode.NO_PLAN)
+
+
+def _constraints(max_step: str | None, min_tokens_per_ms: float | None, reserve: str) -> "Constraints":
+  from jaxmoe.planner.question import Constraints
+
+  return Constraints(
+    max_step_s=None if max_step is None else seconds_of("--max-step", max_step),
+    min_tokens_per_s_per_device=None if min_tokens_per_ms is None else 1000 * min_tokens_per_ms,
+    reserve_bytes=bytes_of("--reserve", reserve),
+  )
 
 
 def _kind(job: str) -> Kind:
@@ -99,7 +150,7 @@ def _space(kind: Kind, runnable: bool, transports: list[str] | None):
   for name in transports:
     if name not in get_args(Transport):
       raise UsageError(f"--transport must be one of {', '.join(get_args(Transport))}, got {name!r}")
-  return dataclasses.replace(space, transports=tuple(transports))
+  return dataclasses.replace(space, transports=tuple(dict.fromkeys(transports)))
 
 
 def _warn(question: "Question") -> None:

@@ -1,38 +1,160 @@
 """`jaxmoe verify`: compile a deployment's real step and compare it with the plan."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jaxmoe.cli.amounts import bytes_of, seconds_of
 from jaxmoe.cli.exit_codes import ExitCode
-from jaxmoe.cli.loading import DeploymentArgument, deployment_of
-from jaxmoe.cli.output import write, write_json, write_tables
+from jaxmoe.cli.html_page import page_writer
+from jaxmoe.cli.loading import deployment_of
+from jaxmoe.cli.output import log, write, write_json, write_table, write_tables
 from jaxmoe.cli.progress import progress_display
+from jaxmoe.config.deployment import Deployment
+from jaxmoe.meshes.errors import UsageError
+from jaxmoe.xla.failed import CompileFailed
+
+if TYPE_CHECKING:
+  from jaxmoe.cost.estimate import Estimate
+  from jaxmoe.report.verify_all import Outcome
+  from jaxmoe.xla.verify import Options
+
+ALL = "all"
+# Cluster of the catalogue whose device a target of another name is.
+_CLUSTERS = {
+  "v5e": "tpu_v5e", "v5p": "tpu_v5p", "v6e": "tpu_v6e", "h100": "dgx_h100", "h200": "dgx_h200", "b200": "gb200_nvl72",
+}  # fmt: skip
 
 
 def run(
-  deployment: DeploymentArgument,
+  deployment: Annotated[
+    str, typer.Argument(metavar="DEPLOYMENT", help="A deployment of the catalogue, a YAML file, or all: the catalogue.")
+  ],
   target: Annotated[
     str,
     typer.Option(
       metavar="TARGET",
-      help="Compile for: cpu or cpu:N fake devices; a TPU slice, tpu:v5p:4x4x8; or local, the devices that are here.",
+      help="Compile for: cpu or cpu:N fake devices; tpu[:v5e|v5p|v6e[:SLICE]], such as tpu:v5p:4x4x8, or"
+      " cuda[:h100|h200|b200[:HOSTSxGPUS]], none of which need be here; or local, the devices that are here.",
     ),
   ] = "cpu",
+  timeout: Annotated[str, typer.Option(help="Longest compile: 90s, 15min.")] = "15min",
+  memory_limit: Annotated[str, typer.Option(help="Most memory of the process that compiles (Linux).")] = "6GB",
+  cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Use and keep results of compiles.")] = True,
   as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+  html: Annotated[str | None, typer.Option(metavar="FILE", help="Write one HTML page, whole by itself, too.")] = None,
 ) -> None:
   """Compile at full size, compare with the prediction; exit code 4 if they disagree or a device is too small."""
+  from jaxmoe.xla.verify import Options
+
+  options = Options(
+    timeout_s=seconds_of("--timeout", timeout),
+    memory_limit_bytes=bytes_of("--memory-limit", memory_limit),
+    cached=cache,
+  )
+  if deployment == ALL:
+    if html is not None:
+      raise UsageError("--html writes the page of one deployment; name it instead of all")
+    code = _verify_all(target, options, as_json)
+  else:
+    code = _verify(deployment_of(deployment), target, options, as_json, html)
+  if code:
+    raise typer.Exit(code)
+
+
+def _verify(d: Deployment, target: str, options: "Options", as_json: bool, html: str | None) -> ExitCode:
   from jaxmoe.xla.verify import verify
 
-  d = deployment_of(deployment)
-  with progress_display() as progress:
-    comparison = verify(d, target, progress)
+  write_page = page_writer(html, d)
+  try:
+    with progress_display() as progress:
+      comparison = verify(d, target, progress, options)
+  except CompileFailed as error:
+    _write_refusal(d, target, error, as_json)
+    return ExitCode.DISAGREES
+  from jaxmoe.report.refused import nearest_document, nearest_plan
   from jaxmoe.report.verification import document, tables, verdict
 
+  write_page(comparison)
+  nearest = None if comparison.fit.ok else _nearest(d, d.cluster.memory_bytes)
   if as_json:
-    write_json(document(comparison))
+    write_json(document(comparison) | ({} if comparison.fit.ok else {"nearest_plan": nearest_document(nearest)}))
   else:
-    write(verdict(comparison) + "\n\n")
+    write(verdict(comparison) + ("" if comparison.fit.ok else f"\n{nearest_plan(nearest)}") + "\n\n")
     write_tables(tables(comparison))
-  if not comparison.ok:
-    raise typer.Exit(ExitCode.DISAGREES)
+  return ExitCode.DONE if comparison.ok else ExitCode.DISAGREES
+
+
+def _write_refusal(d: Deployment, target: str, error: CompileFailed, as_json: bool) -> None:
+  from jaxmoe.report.refused import refusal, refusal_document
+  from jaxmoe.xla.target import Target
+
+  resolved = Target.parse(target).on(d)
+  nearest = _nearest(d, _memory_bytes(resolved.generation, d)) if error.out_of_memory else None
+  if as_json:
+    write_json(refusal_document(d, str(resolved), error, nearest))
+  else:
+    write(refusal(d, str(resolved), error, nearest))
+
+
+def _memory_bytes(generation: str, d: Deployment) -> int:
+  """Of a device of the target, which need not be of the plan's cluster."""
+  from jaxmoe.config.catalogue import load_cluster
+
+  target = load_cluster(_CLUSTERS[generation]).memory_bytes if generation else d.cluster.memory_bytes
+  return min(target, d.cluster.memory_bytes)
+
+
+def _nearest(d: Deployment, memory_bytes: int) -> "Estimate | None":
+  """The best plan for the same job on as many devices of that size, or else on the fewest more."""
+  import dataclasses
+
+  from jaxmoe.planner.answer import answer
+  from jaxmoe.planner.question import Question
+  from jaxmoe.planner.space import runnable_space
+
+  cluster = dataclasses.replace(d.cluster, memory_bytes=memory_bytes)
+  space = runnable_space(d.job.kind)
+  found = answer(Question(model=d.model, cluster=cluster, devices=d.strategy.devices, job=d.job, space=space), keep=1)
+  if found.plans:
+    return found.best
+  return found.shortage.fitting if found.shortage else None
+
+
+def _verify_all(target: str, options: "Options", as_json: bool) -> ExitCode:
+  from jaxmoe.config.catalogue import deployment_names
+  from jaxmoe.xla.target import Target
+
+  Target.parse(target).require()  # what is missing for one is missing for all
+  names = deployment_names()
+  results: list[tuple[Outcome, ExitCode]] = []
+  with progress_display() as progress:
+    for name in names:
+      d = deployment_of(name)
+      results.append(_outcome(d, target, lambda line, name=name: progress(f"{name}: {line}"), options))
+  from jaxmoe.report.verify_all import document, table
+
+  outcomes = [outcome for outcome, _ in results]
+  if as_json:
+    write_json(document(target, outcomes))
+  else:
+    summary = table(outcomes)
+    write_table(summary.headers, summary.rows)
+  return max(code for _, code in results)
+
+
+def _outcome(d: Deployment, target: str, progress, options: "Options") -> "tuple[Outcome, ExitCode]":
+  from jaxmoe.xla.verify import verify
+
+  try:
+    comparison = verify(d, target, progress, options)
+  except (CompileFailed, UsageError) as error:
+    from jaxmoe.report.verify_all import Outcome
+
+    log(f"{d.name}: {error}")
+    code = ExitCode.DISAGREES if isinstance(error, CompileFailed) else ExitCode.USAGE
+    return Outcome(deployment=d, target=target, refusal=str(error)), code
+  from jaxmoe.report.verify_all import Outcome
+
+  found = Outcome(deployment=d, target=comparison.target, comparison=comparison)
+  return found, ExitCode.DONE if found.ok else ExitCode.DISAGREES

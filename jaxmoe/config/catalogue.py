@@ -42,6 +42,12 @@ def load_deployment(name_or_path: str) -> Deployment:
     return _deployment(data, folder)
 
 
+def read_deployment(text: str, *, origin: str) -> Deployment:
+  """The deployment that a file's text spells; `origin` opens every message."""
+  with _faults_of(origin):
+    return _deployment(parse_mapping(text.encode(), origin=origin), None)
+
+
 def load_cluster(name_or_path: str) -> Cluster:
   """The catalogue's cluster of this name, or the one in this file; raises as `load_deployment` does."""
   data, origin, _ = _open("clusters", name_or_path)
@@ -62,7 +68,7 @@ def load_model(name_or_path: str, *, mtp: bool = False) -> ModelConfig:
     return load_deployment(name_or_path).model
   data, origin, folder = _open("models", name_or_path)
   with _faults_of(origin):
-    return _deployment(data, folder).model if "strategy" in data else _model(data, name=_stem(origin), mtp=mtp)
+    return _deployment(data, folder).model if _is_deployment(data) else _model(data, name=_stem(origin), mtp=mtp)
 
 
 def _deployment(data: Mapping[str, Any], folder: Path | None) -> Deployment:
@@ -78,7 +84,7 @@ def _model_of(form: DeploymentForm, folder: Path | None) -> ModelConfig:
   if name in _entries("deployments"):
     return load_deployment(name).model
   data, origin, _ = _open("models", name, beside=folder)
-  if "strategy" in data:
+  if _is_deployment(data):
     raise UsageError(f"model: expected a model's file, got a deployment's, {shown(origin)}; write its model out")
   with _faults_of(origin):
     return _model(data, name=_stem(origin))
@@ -98,6 +104,10 @@ def _model(data: Mapping[str, Any], *, name: str, field: str = "", mtp: bool = F
     return model_from(data, name=name, prefix=field)
   with _faults_of(field):
     return model_from_huggingface(data, name=name, mtp=mtp)
+
+
+def _is_deployment(data: Mapping[str, Any]) -> bool:
+  return "strategy" in data or "parallel_strategy" in data
 
 
 def _reference(field: str, value: Any) -> str:

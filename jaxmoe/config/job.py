@@ -1,6 +1,7 @@
 """A job: what the model does with one batch, and in which precision."""
 
 import dataclasses
+import math
 from typing import Literal
 
 from jaxmoe.meshes.errors import UsageError
@@ -90,8 +91,8 @@ class Job:
     if self.expert_kernel == "einsum" and self.transport == "gather":
       raise UsageError("job.expert_kernel=einsum serves equal groups, and transport=gather has none; use platform")
     self._check_pipeline()
-    if not self.capacity_factor > 0:
-      raise UsageError(f"job.capacity_factor must be above 0, got {self.capacity_factor}; 1.0 is balanced")
+    if not 0 < self.capacity_factor < math.inf:
+      raise UsageError(f"job.capacity_factor must be above 0 and finite, got {self.capacity_factor}; 1.0 is balanced")
 
   def _check_pipeline(self):
     if self.chunks < 1 or (self.chunks > 1) != (self.schedule == "interleaved"):

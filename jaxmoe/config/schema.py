@@ -130,10 +130,37 @@ class StrategyForm(Form):
   order: list[str] | None = None
 
 
+class ParallelStrategyForm(Form):
+  """A strategy by its usual short names, as `parallel_strategy:` in place of `strategy:`.
+
+  Attributes:
+    ep: devices that share the experts of a layer; those of all stages, where experts are numbered `across_stages`.
+    sp: sequence parallelism, on the devices of `tp`: 1, or as many as those.
+  """
+
+  ep: Size = 1
+  pp: Size = 1
+  tp: Size = 1
+  sp: Size = 1
+  dp: Size = 1
+
+  @model_validator(mode="after")
+  def _sequences_are_sliced_over_tensor_devices(self) -> Self:
+    if self.sp not in (1, self.tp):
+      raise ValueError(
+        f"sp={self.sp} must be 1 or tp={self.tp}: it slices activations over the devices of tp and adds none;"
+        " devices of their own that share each sequence are strategy.context, in a strategy: block"
+      )
+    return self
+
+
 class PrecisionForm(Form):
   weights: Dtype = "float32"
   compute: WideDtype = "bfloat16"
   optimizer: WideDtype = "float32"
+  matmuls: Dtype | None = None
+  gradients: WideDtype | None = None
+  master: WideDtype | None = None
 
 
 class JobForm(Form):
@@ -173,11 +200,19 @@ class DeploymentForm(Form):
   document: Line | None = None
   model: Any
   cluster: Any
-  strategy: StrategyForm
+  strategy: StrategyForm | None = None
+  parallel_strategy: ParallelStrategyForm | None = None
   job: JobForm
   expert_numbering: ExpertNumbering = "per_layer"
   claims: list[ClaimForm] = []
   reading: list[ReadingForm] = []
+
+  @model_validator(mode="after")
+  def _one_strategy(self) -> Self:
+    if (self.strategy is None) == (self.parallel_strategy is None):
+      what = "is missing; add it" if self.strategy is None else "and parallel_strategy are both given; keep one"
+      raise ValueError(f"strategy {what}" + ", or parallel_strategy: {ep, pp, tp, sp, dp}" * (self.strategy is None))
+    return self
 
   @model_validator(mode="after")
   def _claims_have_names_of_their_own(self) -> Self:
@@ -215,15 +250,40 @@ def deployment_from(form: DeploymentForm, *, model: ModelConfig, cluster: Cluste
       f"job.precision.compute: expected one of {', '.join(peaks)},"
       f" which cluster {cluster.name} has a peak for, got {got(compute)}"
     )
-  return Deployment(
-    **form.model_dump(include={"name", "title", "document", "expert_numbering"}),
-    model=model,
-    cluster=cluster,
-    strategy=_strategy(form.strategy),
-    job=_job(form.job),
-    claims=tuple(Claim(**claim.model_dump()) for claim in form.claims),
-    readings=tuple(Reading(**reading.model_dump()) for reading in form.reading),
-  )
+  strategy, job = _strategy_of(form), _job(form.job)
+  try:
+    return Deployment(
+      **form.model_dump(include={"name", "title", "document", "expert_numbering"}),
+      model=model,
+      cluster=cluster,
+      strategy=strategy,
+      job=job,
+      claims=tuple(Claim(**claim.model_dump()) for claim in form.claims),
+      readings=tuple(Reading(**reading.model_dump()) for reading in form.reading),
+    )
+  except UsageError as error:
+    if form.parallel_strategy is None:
+      raise
+    raise UsageError(f"{error} (parallel_strategy was read as {strategy.product})") from error
+
+
+def _strategy_of(form: DeploymentForm) -> Strategy:
+  """The strategy in either spelling."""
+  if form.strategy is not None:
+    return _strategy(form.strategy)
+  assert form.parallel_strategy is not None
+  return _parallel_strategy(form.parallel_strategy, across_stages=form.expert_numbering == "across_stages")
+
+
+def _parallel_strategy(form: ParallelStrategyForm, *, across_stages: bool) -> Strategy:
+  """`ep` counts the devices of one stage, or where experts are numbered on through the stages those of all."""
+  stages = form.pp if across_stages else 1
+  if form.ep % stages:
+    raise UsageError(
+      f"parallel_strategy.ep={form.ep} must be a multiple of pp={form.pp}, for with expert_numbering: across_stages it"
+      f" counts the devices of all stages; the nearest legal ep is {max(1, round(form.ep / stages)) * stages}"
+    )
+  return Strategy(data=form.dp, stage=form.pp, expert=form.ep // stages, tensor=form.tp, sequence_parallel=form.sp > 1)
 
 
 def _strategy(form: StrategyForm) -> Strategy:

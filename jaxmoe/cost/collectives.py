@@ -11,12 +11,11 @@ from typing import Any, Literal
 from jaxmoe.config.arrays import least, most
 from jaxmoe.config.job import ITEM_BYTES
 from jaxmoe.config.shares import Shares
+from jaxmoe.cost.constants import INT_BYTES, WIDE_BYTES
 from jaxmoe.cost.groups import members_within
 from jaxmoe.cost.parameters import parameter_tensors
 from jaxmoe.cost.stage import StageLayers, stage_layers
-from jaxmoe.meshes.axes import AXES, CONTEXT, STAGE, TENSOR
-
-INDEX_BYTES = 4  # an expert's number, int32
+from jaxmoe.meshes.axes import AXES, CONTEXT, STAGE
 
 Kind = Literal["all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute"]
 
@@ -50,9 +49,9 @@ class LayerCollective:
   kind: Kind
   axes: tuple[str, ...]
   payload_bytes: Any
-  forward: int = 0
-  again: int = 0
-  backward: int = 0
+  forward: Any = 0
+  again: Any = 0
+  backward: Any = 0
   outer_bytes: Any = None
 
 
@@ -97,7 +96,7 @@ class Sizes:
     s = d.strategy
     self.d, self.strategy, self.model, self.train, self.ticks = d, s, d.model, d.train, d.ticks
     self.item = ITEM_BYTES[d.job.precision.compute]
-    self.wide_item = max(4, self.item)  # softmax, statistics and losses are kept in at least float32
+    self.wide_item = max(WIDE_BYTES, self.item)  # softmax, statistics and losses are kept in at least float32
     self.slice_bytes = d.dispatch_tokens * d.model.d_model * self.item
     self.full_bytes = d.microbatch_tokens * d.model.d_model * self.item
     self.M = d.microbatches
@@ -105,7 +104,7 @@ class Sizes:
     self.unsliced_vocabulary = _without(s.vocabulary_axes, s.slice_axes)
     self.token_axes = (*s.batch_axes, *s.slice_axes)
     # Axes over which tokens are equal, and the residual stream is sliced by sequence parallelism alone.
-    self.sequence_axes = (TENSOR,) if s.sequence_parallel and TENSOR in self.unsliced_heads else ()
+    self.sequence_axes = s.sequence_axes if s.sequence_parallel else ()
 
   def summed(self, part: str, axes: tuple[str, ...], *, again: int) -> Iterator[LayerCollective]:
     """Parts of a slice of tokens summed over `axes`, forward and backward: at once, or scattered and gathered."""
@@ -166,7 +165,10 @@ def capacity_dispatch(z: Sizes) -> Iterator[LayerCollective]:
 
 
 def ragged_dispatch(z: Sizes) -> Iterator[LayerCollective]:
-  """As many rows as are chosen; a block of the network gets a token once, however many of its experts it visits."""
+  """As many rows as are chosen, in two steps: a token once to each block that it visits, then on inside the block.
+
+  On the way back a block's results of a token are summed before they leave it.
+  """
   m, axes = z.model, z.strategy.experts_over
   row_bytes = z.d.dispatch_tokens * m.d_model * z.item
   blocks = z.strategy.size(*axes) / members_within(z.strategy, axes, z.d.cluster.tiers[0].devices)
@@ -174,12 +176,13 @@ def ragged_dispatch(z: Sizes) -> Iterator[LayerCollective]:
   if m.routing.groups > 1:
     visited = least(visited, m.routing.groups_per_token * most(1, blocks / m.routing.groups))
   outer_bytes = row_bytes * visited * (1 - 1 / blocks)
-  yield _exchange(z, row_bytes * m.experts_per_token, outer_bytes)
+  yield _exchange(z, row_bytes * visited, outer_bytes, times=2 * (blocks > 1))
+  yield _exchange(z, row_bytes * m.experts_per_token, 0.0)
 
 
-def _exchange(z: Sizes, payload_bytes: Any, outer_bytes: Any = None) -> LayerCollective:
+def _exchange(z: Sizes, payload_bytes: Any, outer_bytes: Any = None, *, times: Any = 2) -> LayerCollective:
   axes = z.strategy.experts_over
-  return LayerCollective("experts", "all-to-all", axes, payload_bytes, 2, 2, 2, outer_bytes)
+  return LayerCollective("experts", "all-to-all", axes, payload_bytes, times, times, times, outer_bytes)
 
 
 def dense_dispatch(z: Sizes) -> Iterator[LayerCollective]:
@@ -200,7 +203,7 @@ def gather_dispatch(z: Sizes) -> Iterator[LayerCollective]:
   for payload_bytes in (group * z.slice_bytes, choices * z.wide_item):
     yield LayerCollective("experts", "all-gather", axes, payload_bytes, forward=1, again=1)
     yield LayerCollective("experts", "reduce-scatter", axes, payload_bytes, backward=1)
-  yield LayerCollective("experts", "all-gather", axes, choices * INDEX_BYTES, forward=1, again=1)
+  yield LayerCollective("experts", "all-gather", axes, choices * INT_BYTES, forward=1, again=1)
   yield LayerCollective("experts", "reduce-scatter", axes, group * z.slice_bytes, forward=1)
   yield LayerCollective("experts", "all-gather", axes, group * z.slice_bytes, backward=1)
 

@@ -66,7 +66,7 @@ def estimate(deployment: Deployment, assumed: Assumptions = NOTHING_HIDDEN) -> E
   return Estimate(
     deployment=d,
     parameters={"total": total_parameters(m), "active": active_parameters(m), **classes},
-    memory=memory(d, assumed.load),
+    memory=_whole(memory(d, assumed.load)),
     activation_bytes_by_remat={remat: _activation_bytes(d, remat) for remat in ("none", "selective", "full")},
     executed=executed_flops(d),
     useful=useful,
@@ -82,7 +82,12 @@ def estimate(deployment: Deployment, assumed: Assumptions = NOTHING_HIDDEN) -> E
 
 def _activation_bytes(d: Deployment, remat: Remat) -> int:
   other = dataclasses.replace(d, job=dataclasses.replace(d.job, remat=remat))
-  return max(activation_bytes(other, stage) for stage in stage_layers(other))
+  return round(max(activation_bytes(other, stage) for stage in stage_layers(other)))
+
+
+def _whole(held: MemoryBytes) -> MemoryBytes:
+  """Python's own whole numbers: tables of schedules hold shares of microbatches, as numpy's."""
+  return MemoryBytes(**{field.name: round(getattr(held, field.name)) for field in dataclasses.fields(held)})
 
 
 def _busy_s(time: StepTime) -> float:

@@ -10,13 +10,11 @@ from typing import Any
 from jaxmoe.config.arrays import ceil_div, least
 from jaxmoe.config.deployment import Deployment
 from jaxmoe.config.shares import Shares
+from jaxmoe.cost.constants import TRAIN_PASSES
 from jaxmoe.cost.layer import Operation, attention_operations, dense_operations, expert_operations
 from jaxmoe.cost.stage import stage_layers
 from jaxmoe.cost.token_flops import PartFlops, token_flops
 from jaxmoe.kernels import work
-
-# Passes over a matmul: forward, then in training two gradients.
-TRAIN_PASSES = 3
 
 
 def executed_flops(deployment: Deployment, *, heaviest_routing: bool = False, kernel: str | None = None) -> PartFlops:

@@ -7,10 +7,9 @@ from typing import Any
 from jaxmoe.config.arrays import ceil_div
 from jaxmoe.config.job import ITEM_BYTES, Precision
 from jaxmoe.config.shares import Shares
+from jaxmoe.cost.constants import INT_BYTES
 from jaxmoe.cost.parameters import parameter_tensors
 from jaxmoe.cost.stage import StageLayers
-
-COUNTER_BYTES = 4  # Adam's step counter, int32
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -52,7 +51,7 @@ def optimizer_bytes(d: Shares, groups: list[Holding]) -> Any:
   """Adam's two moments, a master copy if there is one, and a counter: from zero 1 on this device's part of them."""
   p = d.job.precision
   each = 2 * ITEM_BYTES[p.optimizer] + (ITEM_BYTES[p.master] if p.master else 0)
-  return _shared(d, groups, 1, lambda held: held.count * each) + COUNTER_BYTES
+  return _shared(d, groups, 1, lambda held: held.count * each) + INT_BYTES
 
 
 def stored_gradient_bytes(held: Holding, precision: Precision) -> Any:

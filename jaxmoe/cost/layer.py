@@ -10,9 +10,19 @@ from typing import Any
 from jaxmoe.config.arrays import ceil_div
 from jaxmoe.config.job import ITEM_BYTES
 from jaxmoe.config.shares import Shares
+from jaxmoe.cost.constants import (
+  FUSED_SCORE_BACKWARD,
+  MASK_BYTES,
+  PERMUTED_PASSES,
+  ROUNDING,
+  SCORE_GRADIENT_PASSES,
+  SCORE_PASSES,
+  STREAM_PASSES,
+  TRAIN_PASSES,
+  WIDE_BYTES,
+)
 from jaxmoe.cost.parameters import parameter_tensors
 from jaxmoe.cost.token_flops import mean_keys
-from jaxmoe.meshes.axes import TENSOR
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -47,7 +57,7 @@ def attention_operations(d: Shares) -> list[Operation]:
     Operation("projections", 2 * T * count, stored + item * projected),
     *_score_operations(d, heads),
     *_conversion(d, projected),
-    Operation("elementwise", 0, item * (5 * residual_tokens(d) * m.d_model + rotated), 2, False),
+    Operation("elementwise", 0, item * (STREAM_PASSES * residual_tokens(d) * m.d_model + rotated), 2, False),
   ]
 
 
@@ -60,9 +70,9 @@ def _score_operations(d: Shares, heads: Any) -> list[Operation]:
   m, T, item = d.model, d.microbatch_tokens, ITEM_BYTES[d.job.precision.compute]
   flops, numbers = _score_flops(d, heads), T * m.head_dim * 2 * heads + _keys_read(d)
   if not d.writes_scores:
-    return [Operation("scores", flops, item * numbers, 2.5, False)]
+    return [Operation("scores", flops, item * numbers, FUSED_SCORE_BACKWARD, False)]
   scores, again = T * multiplied_keys(d) * heads, 1 - d.recomputed
-  forward, backward = 4 * item + 1, 5 * item + 1
+  forward, backward = SCORE_PASSES * item + MASK_BYTES, SCORE_GRADIENT_PASSES * item + MASK_BYTES
   return [
     Operation("scores", flops, item * (numbers + 2 * scores), 2 + again, False),
     Operation("elementwise", 0, scores * forward, backward / forward + again, False),
@@ -75,13 +85,13 @@ def expert_operations(d: Shares, rows: Any) -> list[Operation]:
   width = m.d_expert / d.rules.shards("expert", "F")
   _, stored = _local_matrices(d, "expert")
   scored = m.num_experts + (m.shared is not None and m.shared.weighed)  # a weighed shared expert has a gate
-  router_bytes = d.dispatch_tokens * (m.d_model * item + scored * max(4, item))
-  permuted = 4 * (m.num_experts > 1)  # rows read and written on the way to their experts, and on the way back
-  moved = permuted * rows * m.d_model + rows * width * m.expert_matrices + 5 * residual_tokens(d) * m.d_model
+  router_bytes = d.dispatch_tokens * (m.d_model * item + scored * max(WIDE_BYTES, item))
+  stream = STREAM_PASSES * residual_tokens(d) * m.d_model
+  moved = PERMUTED_PASSES * (m.num_experts > 1) * rows * m.d_model + rows * width * m.expert_matrices + stream
   operations = [
     Operation("router", 2 * d.dispatch_tokens * m.d_model * scored, router_bytes),
     Operation(
-      "experts",
+      "experts" if m.num_experts > 1 else "dense",
       2 * rows * m.expert_matrices * m.d_model * width,
       stored * _visited(d, rows) + item * rows * (2 * m.d_model + m.expert_matrices * width),
     ),
@@ -99,7 +109,7 @@ def dense_operations(d: Shares) -> list[Operation]:
   if m.dense is None:
     return []
   width = m.dense.d_hidden / d.rules.shards("dense", "I")
-  moved = 5 * residual_tokens(d) * m.d_model + d.microbatch_tokens * width * m.expert_matrices
+  moved = STREAM_PASSES * residual_tokens(d) * m.d_model + d.microbatch_tokens * width * m.expert_matrices
   return [*_network(d, "dense", width, "dense"), Operation("elementwise", 0, item * moved, 2, False)]
 
 
@@ -129,7 +139,7 @@ def _conversion(d: Shares, numbers: Any) -> list[Operation]:
   if precision.matmuls is None:
     return []
   each = ITEM_BYTES[precision.compute] + ITEM_BYTES[precision.matmuls]
-  return [Operation("elementwise", 0, each * numbers / 2, 3)]
+  return [Operation("elementwise", 0, each * numbers / 2, TRAIN_PASSES)]
 
 
 def _score_flops(d: Shares, heads: Any) -> Any:
@@ -165,8 +175,7 @@ def residual_tokens(d: Shares) -> Any:
 
 def sequence_shards(d: Shares) -> Any:
   """Parts that sequence parallelism alone slices the residual stream into: where experts need tokens whole."""
-  sliced = d.strategy.sequence_parallel and TENSOR in d.strategy.heads_over and TENSOR not in d.strategy.slice_axes
-  return d.strategy.tensor if sliced else 1
+  return d.strategy.size(*d.strategy.sequence_axes) if d.strategy.sequence_parallel else 1
 
 
 def _visited(d: Shares, rows: Any) -> Any:
@@ -174,4 +183,4 @@ def _visited(d: Shares, rows: Any) -> Any:
   experts = d.model.num_experts / d.rules.shards("expert", "E")
   if d.job.transport in ("capacity", "dense"):
     return 1
-  return 1 - (1 - 1 / (experts + (experts == 1) * 1e-9)) ** rows
+  return 1 - (1 - 1 / (experts + (experts == 1) * ROUNDING)) ** rows

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from jaxmoe.cost.constants import LOAD_DRAWS
 from jaxmoe.meshes.errors import UsageError
-
-DRAWS = 1000  # their mean stands within 1 % of that of any other thousand
 
 
 def busiest_over_mean(rows_by_expert: Sequence[float] | NDArray[np.float64], devices: int) -> float:
@@ -36,6 +35,6 @@ def power_law_load(num_experts: int, devices: int, exponent: float, *, most_over
   if not exponent > 1:
     raise UsageError(f"a power law's exponent must be above 1, got {exponent}")
   power = 1 - exponent
-  uniform = np.random.default_rng(0).random((DRAWS, num_experts))
+  uniform = np.random.default_rng(0).random((LOAD_DRAWS, num_experts))
   popularity = (1 + uniform * (most_over_least**power - 1)) ** (1 / power)
   return busiest_over_mean(popularity, devices)

@@ -16,14 +16,20 @@ from jaxmoe.config.arrays import ceil_div, most, total
 from jaxmoe.config.job import ITEM_BYTES
 from jaxmoe.config.model import ModelConfig
 from jaxmoe.config.shares import Shares
-from jaxmoe.cost.flops import balanced_rows, gathered_rows
+from jaxmoe.cost.activations import (
+  attention_tensors,
+  buffer_rows,
+  dense_tensors,
+  expert_tensors,
+  hidden_bytes,
+  layer_input_bytes,
+  total_bytes,
+)
+from jaxmoe.cost.constants import DISPATCH_BUFFERS, INT_BYTES, WIDE_BYTES
 from jaxmoe.cost.holdings import gradient_bytes, holdings, optimizer_bytes, weight_bytes
-from jaxmoe.cost.layer import residual_tokens, sequence_shards
 from jaxmoe.cost.parameters import parameter_tensors
 from jaxmoe.cost.stage import StageLayers, stage_layers
 from jaxmoe.pipeline.schedule_facts import in_flight
-
-ID_BYTES = 4  # token ids and lengths, int32
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,14 +137,13 @@ def cache_bytes_per_token(model: ModelConfig, dtype: str) -> int:
 def input_bytes(d: Shares) -> Any:
   """Token ids and, in training, targets; in serving, a length a sequence."""
   tokens = ceil_div(d.sequences_per_device * d.job.query_length, d.strategy.context)
-  return ID_BYTES * (2 * tokens if d.train else tokens + d.sequences_per_device)
+  return INT_BYTES * (2 * tokens if d.train else tokens + d.sequences_per_device)
 
 
 def activation_bytes(d: Shares, stage: StageLayers, load: Any = 1) -> Any:
   """Training: what backward keeps of every microbatch in flight, and logits. Serving: one layer's own intermediates."""
-  item = ITEM_BYTES[d.job.precision.compute]
-  layer_input = residual_tokens(d) * d.model.d_model * item
-  inner = attention_bytes(d), expert_bytes(d, load), dense_bytes(d)
+  layer_input = layer_input_bytes(d)
+  inner = tuple(map(total_bytes, (attention_tensors(d), expert_tensors(d, load), dense_tensors(d))))
   if not d.train:
     return layer_input + inner[0] + most(inner[1], inner[2])
   again = d.recomputed
@@ -160,58 +165,12 @@ def logit_bytes(d: Shares) -> Any:
   """Logits of all tokens of the device, or where stages work on their own of one microbatch."""
   microbatches = _chosen(d.executes_idle, d.microbatches, 1)
   columns = ceil_div(d.model.vocab_size, d.rules.shards("vocabulary", "V"))
-  return microbatches * d.microbatch_tokens * columns * max(4, ITEM_BYTES[d.job.precision.compute])
-
-
-def attention_bytes(d: Shares) -> Any:
-  """Outputs within one layer's attention that its backward reads; scores are recomputed and so are not among them."""
-  m, item = d.model, ITEM_BYTES[d.job.precision.compute]
-  heads, kv_heads = (
-    ceil_div(n, d.rules.shards("attention", x)) for n, x in ((m.num_heads, "H"), (m.num_kv_heads, "G"))
-  )
-  numbers = m.head_dim * (2 * heads + 2 * kv_heads)  # query, key, value and their mix
-  if m.latent is not None:
-    numbers = heads * 2 * (m.head_dim + m.latent.value_dim) + m.cache_width + (m.latent.query_rank or 0)
-  normed = ceil_div(d.microbatch_tokens, sequence_shards(d))
-  return item * (normed * m.d_model + d.microbatch_tokens * numbers)
-
-
-def expert_bytes(d: Shares, load: Any = 1) -> Any:
-  """Outputs within one expert layer's feed-forward: normed tokens, probabilities, hidden rows of all experts."""
-  m, item = d.model, ITEM_BYTES[d.job.precision.compute]
-  probabilities = d.dispatch_tokens * m.num_experts * max(4, item)
-  hidden = hidden_bytes(d, load) * (1 - d.hidden_recomputed)
-  if m.shared is not None:
-    width = ceil_div(m.shared.d_hidden, d.rules.shards("dense", "J"))
-    hidden = hidden + item * d.microbatch_tokens * width * m.expert_matrices
-  return item * 2 * residual_tokens(d) * m.d_model + hidden + probabilities
-
-
-def hidden_bytes(d: Shares, load: Any = 1) -> Any:
-  """Hidden rows of all experts of one layer."""
-  width = ceil_div(d.model.d_expert, d.rules.shards("expert", "F"))
-  return ITEM_BYTES[d.job.precision.compute] * buffer_rows(d, load) * width * d.model.expert_matrices
-
-
-def dense_bytes(d: Shares) -> Any:
-  """Outputs within one dense layer's feed-forward."""
-  m = d.model
-  if m.dense is None:
-    return 0
-  hidden = d.microbatch_tokens * ceil_div(m.dense.d_hidden, d.rules.shards("dense", "I")) * m.expert_matrices
-  return ITEM_BYTES[d.job.precision.compute] * (2 * residual_tokens(d) * m.d_model + hidden)
+  return microbatches * d.microbatch_tokens * columns * max(WIDE_BYTES, ITEM_BYTES[d.job.precision.compute])
 
 
 def dispatch_bytes(d: Shares, load: Any = 1) -> Any:
   """Expert buffers as sent, as received, and the same two on the way back."""
-  return 4 * buffer_rows(d, load) * d.model.d_model * ITEM_BYTES[d.job.precision.compute]
-
-
-def buffer_rows(d: Shares, load: Any = 1) -> Any:
-  """Rows of the arrays that experts read and write: fixed buffers, room for the worst, or as many as come."""
-  if d.job.transport == "gather":
-    return gathered_rows(d)
-  return balanced_rows(d) * (load if d.job.transport == "ragged" else 1)
+  return DISPATCH_BUFFERS * buffer_rows(d, load) * d.model.d_model * ITEM_BYTES[d.job.precision.compute]
 
 
 def table_of(sizes: Any, function: Callable[[int], int]) -> Any:

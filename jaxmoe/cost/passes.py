@@ -29,8 +29,13 @@ class Device:
     weights_peak = peak if precision.matmuls is None else peak_flops_per_s(cluster, precision.matmuls)
     share = cluster.matmul_efficiency
     self.flops_per_s = peak * share
-    self.part_flops_per_s = dict.fromkeys(("projections", "shared", "dense"), weights_peak * share)
-    self.part_flops_per_s["experts"] = weights_peak * (cluster.expert_matmul_efficiency or share)
+    shares = {
+      "projections": share,
+      "shared": share,
+      "dense": share,
+      "experts": cluster.expert_matmul_efficiency or share,
+    }
+    self.part_flops_per_s = {part: weights_peak * reached for part, reached in shares.items()}
     self.bytes_per_s = cluster.memory_bandwidth_bytes_per_s * cluster.memory_efficiency
 
   def operation_s(self, operation: Operation) -> Any:

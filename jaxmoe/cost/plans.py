@@ -55,5 +55,10 @@ class Plans(Shares):
   zero: Column
   skips_masked: bool = False
 
+  @property
+  def sequences_per_device(self) -> Any:
+    """As floats: whatever is counted by tokens would overflow whole numbers of 64 bits."""
+    return np.float64(self.job.batch) // self.strategy.batch_shards
+
   def by_schedule(self, fact: Callable[[str, int], Any]) -> Any:
     return np.concatenate([fact(schedule, chunks) for schedule, chunks in self.schedules], axis=1)

@@ -8,15 +8,16 @@ import dataclasses
 import functools
 from typing import Any
 
-from jaxmoe.config.arrays import ceil_div, least, most, total
-from jaxmoe.config.job import ITEM_BYTES
+from jaxmoe.config.arrays import least, most, total
 from jaxmoe.config.shares import Shares
 from jaxmoe.cost.assumptions import NOTHING_HIDDEN, Assumptions
 from jaxmoe.cost.collectives import Sizes, pipeline, statistics, vocabulary
-from jaxmoe.cost.flops import TRAIN_PASSES, head_forward
-from jaxmoe.cost.holdings import Holding, gradient_bytes, holdings, optimizer_bytes, stored_gradient_bytes, weight_bytes
+from jaxmoe.cost.constants import TRAIN_PASSES
+from jaxmoe.cost.flops import head_forward
+from jaxmoe.cost.holdings import Holding, holdings, stored_gradient_bytes
 from jaxmoe.cost.passes import Device, Network, Pass, Passes, passes
 from jaxmoe.cost.stage import StageLayers, stage_layers
+from jaxmoe.cost.traffic import head_bytes, update_bytes
 from jaxmoe.pipeline.schedule_facts import idle_s
 
 
@@ -142,13 +143,8 @@ def _bubble_s(d: Shares, p: Passes) -> Any:
 
 
 def _head_s(d: Shares, device: Device) -> Any:
-  m = d.model
-  columns = ceil_div(m.vocab_size, d.rules.shards("vocabulary", "V"))
-  item = ITEM_BYTES[d.job.precision.compute]
-  tokens = d.sequences_per_device * (d.job.sequence_length if d.train else 1) / d.strategy.context
-  traffic = columns * m.d_model * ITEM_BYTES[d.job.precision.weights] + tokens * (m.d_model + columns) * item
   flops_s = head_forward(d) / device.flops_per_s
-  traffic_s = traffic / device.bytes_per_s
+  traffic_s = head_bytes(d) / device.bytes_per_s
   return (TRAIN_PASSES if d.train else 1) * (flops_s + traffic_s + abs(flops_s - traffic_s)) / 2
 
 
@@ -179,6 +175,4 @@ def _gradients_s(d: Shares, groups: list[Holding], network: Network, backward: P
 
 
 def _optimizer_s(d: Shares, held: list[Holding], device: Device) -> Any:
-  """State and this device's part of the weights read and written, gradients read."""
-  state = 2 * optimizer_bytes(d, held) + gradient_bytes(d, held) + 2 * weight_bytes(d, held)
-  return state / device.bytes_per_s
+  return update_bytes(d, held) / device.bytes_per_s

@@ -6,13 +6,13 @@ import math
 import re
 
 from jaxmoe.config.deployment import Claim, Deployment
-from jaxmoe.planner import audit_counts, audit_memory, audit_speed
+from jaxmoe.planner import audit_counts, audit_memory, audit_places, audit_speed
 from jaxmoe.planner.amount import Amount, exact, shown
 from jaxmoe.planner.book import Book, Unsaid
 from jaxmoe.planner.checks import Basis, Check, Missing, Relation, Rule, physics
 from jaxmoe.planner.limits import LIMITS
 
-RULES: dict[str, Rule] = {**audit_counts.RULES, **audit_memory.RULES, **audit_speed.RULES}
+RULES: dict[str, Rule] = {**audit_counts.RULES, **audit_places.RULES, **audit_memory.RULES, **audit_speed.RULES}
 _WHOLE_SHARE = physics(lambda book: exact(1, "a share of the whole, 100 %"), "at_most")
 
 
@@ -101,14 +101,17 @@ def rule_of(name: str) -> Rule:
   """The checks of claims with this name; `stage_3_last_layer` has those of `stage_#_last_layer` for 3."""
   numbered = re.search(r"(?<=_)\d+(?=_)", name)
   if numbered:
-    make = audit_counts.NUMBERED_RULES.get(f"{name[: numbered.start()]}#{name[numbered.end() :]}")
+    make = audit_places.NUMBERED_RULES.get(f"{name[: numbered.start()]}#{name[numbered.end() :]}")
     return make(int(numbered[0])) if make else (Missing(f"a rule for claims named {name}"),)
   return RULES.get(name, (Missing(f"a rule for claims named {name}"),))
 
 
 def _finding(decimal_book: Book, binary_book: Book, claim: Claim) -> Finding:
   """Judged with MB as 10^6 bytes, or as 2^20 where the claim is right or explained only so."""
-  decimal, binary = _judged(decimal_book, claim), _judged(binary_book, claim)
+  decimal = _judged(decimal_book, claim)
+  if decimal.verdict == Verdict.CONSISTENT:
+    return decimal
+  binary = _judged(binary_book, claim)
   milder = binary.verdict.gravity < decimal.verdict.gravity
   explained = binary.verdict == decimal.verdict and binary.hint and not decimal.hint
   if not (milder or explained):

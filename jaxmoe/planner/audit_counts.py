@@ -40,6 +40,11 @@ def _experts_to_split(book: Book) -> Amount:
   return dataclasses.replace(stated, text=f"the {stated.text} of a stage")
 
 
+def _experts_counted(book: Book) -> Amount:
+  """Those of a layer; of all layers, where the document says how many those are."""
+  return book.said("experts_total" if book.says("experts_total") else "num_experts")
+
+
 def _stages(book: Book) -> Amount:
   return exact(book.d.strategy.stage, shown(book.d.strategy.stage, "stages"))
 
@@ -176,7 +181,14 @@ RULES: dict[str, Rule] = {
     model(lambda b: b.devices),
   ),
   "devices_as_product": (document(_parallel_sizes), model(lambda b: b.devices)),
-  "devices_available": (model(lambda b: exact(b.d.cluster.devices, f"{b.d.cluster.devices} devices in the cluster")),),
+  "devices_available": (
+    document(lambda b: b.said("devices"), "at_least"),
+    model(lambda b: exact(b.d.cluster.devices, f"{b.d.cluster.devices} devices in the cluster"), "at_most"),
+  ),
+  "devices_per_stage": (
+    document(lambda b: b.said("devices") / b.said("stages")),
+    model(lambda b: b.devices / _stages(b)),
+  ),
   "devices_per_host": (
     document(lambda b: b.said("devices") / b.said("hosts")),
     model(lambda b: exact(b.d.cluster.devices_per_host, f"{b.d.cluster.devices_per_host} devices a host")),
@@ -194,7 +206,7 @@ RULES: dict[str, Rule] = {
     model(_dim("num_experts", "experts a layer")),
   ),
   "experts_per_device": (
-    document(lambda b: b.said("num_experts") / b.said("expert_parallel_size")),
+    document(lambda b: _experts_counted(b) / b.said("expert_parallel_size")),
     model(_experts_of_device),
   ),
   "expert_groups": (document(lambda b: b.said("expert_parallel_size")), model(lambda b: ways(b, "expert", "E"))),
@@ -215,6 +227,7 @@ RULES: dict[str, Rule] = {
     document(lambda b: b.said("num_layers") * (exact(1, "1 attention") + b.said("num_experts"))),
     model(lambda b: b.dim("num_layers", "layers") * (exact(1, "1 attention") + b.dim("num_experts", "experts"))),
   ),
+  "attention_modules_per_layer": (model(lambda b: exact(1, "1 attention in every layer")),),
   "modules_per_device": (physics(_modules_touched, "whole", hint=_modules_average), model(_modules_touched)),
   "modules_per_device_minimum": (model(_modules_touched, "at_most"),),
   "modules_per_device_maximum": (model(_modules_touched, "at_least"),),
@@ -234,45 +247,3 @@ RULES: dict[str, Rule] = {
   ),
   "earlier_experts_per_device": (document(lambda b: b.said("num_experts") / b.said("earlier_expert_parallel_size")),),
 }  # fmt: skip
-
-
-def _last_layer_of_stage(stage: int) -> Rule:
-  def last(book: Book) -> Amount:
-    return exact(stage + 1, shown(stage + 1, "stages")) * _layers_of_stage(book) - exact(1)
-
-  def stated(book: Book) -> Amount:
-    return exact(stage + 1, shown(stage + 1, "stages")) * book.said("layers_per_stage") - exact(1)
-
-  return physics(lambda b: b.dim("num_layers", "layers") - exact(1), "at_most"), document(stated), model(last)
-
-
-def _last_device_of_stage(stage: int) -> Rule:
-  def last(book: Book) -> Amount:
-    layer = stage * book.d.layers_per_stage
-    ranks = [place.rank for place in book.places if layer in place.layers]
-    return _last_rank(book, ranks, f"stage {stage}")
-
-  return physics(lambda b: b.devices - exact(1), "at_most"), model(last)
-
-
-def _last_device_of_expert(expert: int) -> Rule:
-  def last(book: Book) -> Amount:
-    experts, across = book.d.model.num_experts, book.d.expert_numbering == "across_stages"
-    ranks = [p.rank for p in book.places if expert in p.expert_numbers(experts, across_stages=across)]
-    return _last_rank(book, ranks, f"expert {expert}")
-
-  return physics(lambda b: b.devices - exact(1), "at_most"), model(last)
-
-
-def _last_rank(book: Book, ranks: list[int], of: str) -> Amount:
-  """-1 where no device holds it."""
-  last = max(ranks, default=-1)
-  return exact(last, f"rank {last} is the last with {of} in {book.d.strategy.product.partition(' = ')[0]}")
-
-
-# The same for names with a number in them, `stage_3_last_layer`; the number is the argument.
-NUMBERED_RULES: dict[str, Callable[[int], Rule]] = {
-  "stage_#_last_layer": _last_layer_of_stage,
-  "stage_#_last_device": _last_device_of_stage,
-  "expert_#_last_device": _last_device_of_expert,
-}

@@ -117,6 +117,23 @@ def _cache_of_layer(book: Book) -> Amount:
   return numbers * book.said("bytes_per_parameter") * book.said("batch")
 
 
+def _cache_tensors(book: Book) -> Amount:
+  """The cache that is estimated, over a tensor as wide as the heads of one device."""
+  d, item = book.d, ITEM_BYTES[book.d.job.precision.compute]
+  heads = d.model.num_kv_heads // d.rules.shards("attention", "G")
+  numbers = d.layers_per_stage * d.sequences_per_device * d.job.sequence_length * heads * d.model.head_dim
+  if not book.estimate.memory.cache:
+    raise Unsaid("a job that keeps a cache")
+  size = shown(book.estimate.memory.cache, "bytes")
+  each = exact(numbers * item, f"{shown(numbers * item, 'bytes')} of the heads of one device")
+  return exact(book.estimate.memory.cache, f"estimated cache of {size}") / each
+
+
+def _bits(book: Book, role: str) -> Amount:
+  bits = 8 * ITEM_BYTES[getattr(book.d.job.precision, role)]
+  return exact(bits, f"{role} in {shown(bits, 'bits')}")
+
+
 def _cache_of_device(book: Book) -> Amount:
   layers, sequences = book.d.layers_per_stage, book.d.sequences_per_device
   each = book.estimate.memory.cache / (layers * sequences)
@@ -138,6 +155,8 @@ RULES: dict[str, Rule] = {
     document(lambda b: b.said("weight_bits") / exact(8, "8 bits a byte")),
     model(lambda b: b.weight_bytes),
   ),
+  "compute_bits": (model(lambda b: _bits(b, "compute")),),
+  "critical_bits": (model(lambda b: _bits(b, "optimizer")),),
   "parameter_bytes_total": (
     document(lambda b: b.said("parameters_total") * b.said("bytes_per_parameter")),
     model(_whole_model("weights", 1)),
@@ -146,6 +165,10 @@ RULES: dict[str, Rule] = {
   "optimizer_bytes_total": (
     document(lambda b: exact(2, "2 moments") * b.said("parameter_bytes_total")),
     model(_whole_model("optimizer", 2)),
+  ),
+  "optimizer_copies": (
+    document(lambda b: b.said("optimizer_bytes_total") / b.said("parameter_bytes_total")),
+    model(lambda b: exact(2, "2 moments") * _bits(b, "optimizer") / _bits(b, "weights")),
   ),
   "activation_bytes_total": (
     document(lambda b: (b.said("memory_bytes_per_device") - b.said("parameter_bytes_per_device")) * b.said("devices")),
@@ -171,6 +194,7 @@ RULES: dict[str, Rule] = {
     physics(memory_capacity, "at_most"),
     model(_weights("expert", "LEF", "expert")),
   ),
+  "kv_cache_tensors": (model(_cache_tensors),),
   "kv_cache_bytes_per_layer": (document(_cache_of_layer, hint=left_out("batch")),),
   "kv_cache_bytes_per_device": (
     document(lambda b: b.said("kv_cache_bytes_per_layer") * b.said("layers_per_stage")),

@@ -251,6 +251,8 @@ RULES: dict[str, Rule] = {
     model(lambda b: ways(b, "attention", "H")),
   ),
   "compute_variance": (model(_compute_variance),),
+  "network_efficiency_target": (Missing("a measurement of its links; the estimate takes all of their bandwidth"),),
+  "load_balance": (Missing("the tokens that the router sends to each expert"),),
   "load_variance": (
     physics(lambda b: exact(0), "at_least"),
     Missing("the tokens that the router sends to each expert"),

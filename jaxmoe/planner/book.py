@@ -135,7 +135,7 @@ class Book:
   @functools.cached_property
   def places(self) -> Sequence[Placement]:
     model = self.d.model
-    return place(self.d.strategy, model.num_layers, model.num_experts)
+    return place(self.d.strategy, model.num_layers, model.num_experts, chunks=self.d.job.chunks)
 
   @property
   def batch_flops(self) -> Amount:

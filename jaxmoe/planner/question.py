@@ -1,14 +1,18 @@
 """What a planner is asked: a model, a cluster, a number of devices, a job, and what counts as best."""
 
 import dataclasses
+import math
 from typing import Literal
 
-from jaxmoe.config.job import Job
+from jaxmoe.config.job import WIDE_DTYPES, Job
+from jaxmoe.config.legal import MOST_SIZE
 from jaxmoe.config.model import ModelConfig
 from jaxmoe.cost.assumptions import NOTHING_HIDDEN, Assumptions
 from jaxmoe.meshes.cluster import Cluster
 from jaxmoe.meshes.errors import UsageError
 from jaxmoe.planner.space import Space
+
+MOST_TOKENS = 1 << 36  # of a step: far below where whole numbers of 64 bits would overflow in a price
 
 Objective = Literal["latency", "throughput", "devices", "cost"]
 OBJECTIVES: dict[Objective, str] = {
@@ -36,8 +40,8 @@ class Constraints:
   def __post_init__(self):
     for name in ("max_step_s", "min_tokens_per_s_per_device"):
       value = getattr(self, name)
-      if value is not None and not value > 0:
-        raise UsageError(f"{name} must be above 0, got {value}")
+      if value is not None and not 0 < value < math.inf:
+        raise UsageError(f"{name} must be above 0 and finite, got {value}")
     if self.reserve_bytes < 0:
       raise UsageError(f"reserve_bytes must be at least 0, got {self.reserve_bytes}")
 
@@ -52,7 +56,7 @@ class Question:
     batches: to choose from; empty for the job's own.
 
   Raises:
-    UsageError: more devices than the cluster has, or fewer than one.
+    UsageError: more devices than the cluster has, or fewer than one; sizes that cannot be priced.
   """
 
   model: ModelConfig
@@ -73,6 +77,26 @@ class Question:
       )
     if self.objective not in OBJECTIVES:
       raise UsageError(f"objective must be one of {', '.join(OBJECTIVES)}, got {self.objective!r}")
+    self._check_sizes()
+    weights, experts = self.job.precision.weights, self.model.num_experts
+    if self.job.kind == "train" and weights not in WIDE_DTYPES:
+      raise UsageError(f"weights to train must be one of {', '.join(WIDE_DTYPES)}, got {weights}, which is only read")
+    if not self.assumptions.load <= experts:
+      raise UsageError(f"load must be at most {experts}, all rows at one expert's device, got {self.assumptions.load}")
+
+  def _check_sizes(self):
+    length, batches = self.job.sequence_length, self.batches or (self.job.batch,)
+    for name, size in (("sequence length", length), *(("batch", batch) for batch in batches)):
+      if not 1 <= size <= MOST_SIZE:
+        raise UsageError(
+          f"{name} must lie between 1 and {MOST_SIZE}, got {size};"
+          f" the nearest legal value is {min(max(size, 1), MOST_SIZE)}"
+        )
+    if max(batches) * length > MOST_TOKENS:
+      raise UsageError(
+        f"a batch of {max(batches)} x a sequence length of {length} must be at most {MOST_TOKENS} tokens;"
+        f" the nearest legal batch is {MOST_TOKENS // length}"
+      )
 
   @property
   def device_counts(self) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Every strategy of a number of devices with every size of microbatch, as columns; what is illegal is named and counted."""
+"""Every strategy of a number of devices with every size of microbatch, as columns; what is illegal is counted."""
 
 import dataclasses
 import functools
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from jaxmoe.config.job import Job
 from jaxmoe.cost.plans import Plans, StrategyColumns
 from jaxmoe.meshes.axes import AXES, CONTEXT, DATA, EXPERT, STAGE, TENSOR
 from jaxmoe.meshes.rules import PartitionRules
@@ -30,15 +31,13 @@ class Family:
   heads_over: tuple[str, ...]
   experts_over: tuple[str, ...]
   order: tuple[str, ...]
+  sequence_parallel: bool
   transport: str
 
 
 def families(space: Space) -> Iterator[Family]:
-  for heads_over in space.heads_over:
-    for experts_over in space.experts_over:
-      for order in space.orders:
-        for transport in space.transports:
-          yield Family(heads_over, experts_over, order, transport)
+  choices = (space.heads_over, space.experts_over, space.orders, space.sequence_parallel, space.transports)
+  return itertools.starmap(Family, itertools.product(*choices))
 
 
 @functools.cache
@@ -74,19 +73,28 @@ class Rows:
 def legal_rows(question: Question, devices: int, family: Family) -> Rows:
   """Strategies that divide the model and the job, with every power of two of sequences in a microbatch."""
   space, job, rejected = question.space, question.job, Counter[str]()
-  columns = dict(zip(AXES, strategies(devices), strict=True))
+  columns: dict[str, Column] = {**dict(zip(AXES, strategies(devices), strict=True))}
   columns[CONTEXT] = np.ones_like(columns[STAGE])
   columns = _kept(columns, rejected, space.choices, _strategy_faults(question, family))
   columns = _crossed(columns, CONTEXT, [2**n for n in range(space.largest_context.bit_length())])
   columns = _kept(columns, rejected, space.choices, _context_faults(question, family))
-  sequences = job.batch // _columns(columns, family).batch_shards
-  most = int(sequences.max(initial=1)).bit_length()
+  most = int(_share(job, columns, family).max(initial=1)).bit_length()
   columns = _crossed(columns, "sequences", [2**n for n in range(most)])
+  columns = _where(columns["sequences"] <= _share(job, columns, family), columns)
   columns = _kept(columns, rejected, space.choices, _microbatch_faults(question, family))
   return Rows(columns, rejected)
 
 
-type Faults = list[tuple[str, Callable[[dict[str, Column]], Column]]]
+def _share(job: Job, columns: dict[str, Column], family: Family) -> Column:
+  """Sequences of one device; with context parallelism a part of each."""
+  return job.batch // np.asarray(_columns(columns, family).batch_shards)
+
+
+def _where(kept: Column, columns: dict[str, Column]) -> dict[str, Column]:
+  return {name: column[kept] for name, column in columns.items()}
+
+
+type Faults = list[tuple[str, Callable[[dict[str, Column]], Any]]]
 
 
 def _kept(columns: dict[str, Column], rejected: Counter[str], weight: int, faults: Faults) -> dict[str, Column]:
@@ -96,7 +104,7 @@ def _kept(columns: dict[str, Column], rejected: Counter[str], weight: int, fault
     count = int(bad.sum())
     if count:
       rejected[reason] += count * weight
-      columns = {name: column[~bad] for name, column in columns.items()}
+      columns = _where(~bad, columns)
   return columns
 
 
@@ -108,9 +116,15 @@ def _crossed(columns: dict[str, Column], name: str, values: list[int]) -> dict[s
 
 
 def _columns(columns: dict[str, Column], family: Family) -> StrategyColumns:
-  sizes = {axis: columns[axis] for axis in (*AXES, CONTEXT)}
   return StrategyColumns(
-    **sizes, heads_over=family.heads_over, experts_over=family.experts_over, order=family.order
+    data=columns[DATA],
+    stage=columns[STAGE],
+    expert=columns[EXPERT],
+    tensor=columns[TENSOR],
+    context=columns[CONTEXT],
+    heads_over=family.heads_over,
+    experts_over=family.experts_over,
+    order=family.order,
   )
 
 
@@ -119,7 +133,7 @@ def _strategy_faults(question: Question, family: Family) -> Faults:
   m = question.model
   only_gpipe = all(name == "gpipe" for name, _ in question.space.schedules)
 
-  def splits(role: str, letter: str, size: int) -> Callable[[dict[str, Column]], Column]:
+  def splits(role: str, letter: str, size: int) -> Callable[[dict[str, Column]], Any]:
     return lambda c: size % PartitionRules(_columns(c, family)).shards(role, letter) != 0
 
   hidden = [("dense", "I", m.dense), ("shared", "J", m.shared)]
@@ -132,7 +146,7 @@ def _strategy_faults(question: Question, family: Family) -> Faults:
     ("fewer key-value heads than parts of attention", splits("attention", "G", m.num_kv_heads)),
     ("experts do not divide", splits("expert", "E", m.num_experts)),
     ("an expert's width does not divide", splits("expert", "F", m.d_expert)),
-    *((f"width of {role} layers does not divide", splits("dense", letter, part.d_hidden)) for role, letter, part in hidden if part),
+    *((f"width of {role} layers does not divide", splits("dense", x, n.d_hidden)) for role, x, n in hidden if n),
     ("vocabulary does not divide", splits("vocabulary", "V", m.vocab_size)),
   ]  # fmt: skip
 
@@ -146,6 +160,8 @@ def _repeats(c: dict[str, Column], family: Family, space: Space) -> Column:
   for other in _earlier(space.orders, family.order):
     swapped = [pair for pair in itertools.combinations(other, 2) if pair not in _pairs(family.order)]
     repeated |= np.all([(c[a] == 1) | (c[b] == 1) for a, b in swapped], axis=0)
+  if _earlier(space.sequence_parallel, family.sequence_parallel):
+    repeated |= (c[TENSOR] == 1) | (not strategy.sequence_axes)
   if family.transport in ROWS_AS_CHOSEN and {*ROWS_AS_CHOSEN} & {*_earlier(space.transports, family.transport)}:
     repeated |= strategy.size(*family.experts_over) == 1
   return repeated
@@ -184,7 +200,7 @@ def _microbatch_faults(question: Question, family: Family) -> Faults:
   return [
     (
       "microbatches do not divide a device's sequences",
-      lambda c: job.batch // _columns(c, family).batch_shards % c["sequences"] != 0,
+      lambda c: _share(job, c, family) % c["sequences"] != 0,
     ),
     ("a microbatch's tokens do not divide over their slices", lambda c: tokens(c) % slices(_columns(c, family)) != 0),
   ]
@@ -194,7 +210,7 @@ def plans(question: Question, family: Family, columns: dict[str, Column]) -> Pla
   """Rows crossed with the space's schedules, rematerialisations and levels of zero."""
   space = question.space
   deep = {name: column.reshape(-1, 1, 1, 1) for name, column in columns.items()}
-  strategy = dataclasses.replace(_columns(deep, family), sequence_parallel=space.sequence_parallel)
+  strategy = dataclasses.replace(_columns(deep, family), sequence_parallel=family.sequence_parallel)
   train = question.job.kind == "train"
   return Plans(
     model=question.model,

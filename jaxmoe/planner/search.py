@@ -4,7 +4,7 @@ import dataclasses
 import heapq
 import itertools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -12,28 +12,34 @@ import numpy as np
 from jaxmoe.config.deployment import Deployment
 from jaxmoe.cost import time as pricing
 from jaxmoe.cost.memory import peak_bytes
-from jaxmoe.cost.plans import Column
+from jaxmoe.cost.plans import Column, Plans
 from jaxmoe.meshes.axes import AXES, CONTEXT, DATA, EXPERT, STAGE, TENSOR
 from jaxmoe.meshes.strategy import Strategy
 from jaxmoe.pipeline.schedule_facts import supported
 from jaxmoe.planner.question import Question
-from jaxmoe.planner.rows import Family, families, legal_rows, plans
+from jaxmoe.planner.rows import REPEATED, Family, families, legal_rows, plans
+from jaxmoe.planner.space import Space
 
 ROWS_AT_ONCE = 2048  # arrays of a chunk stay in the processor's cache
 
 
+type See = Callable[[Block, Any, Any], None]
+
+
 @dataclasses.dataclass(frozen=True, slots=True, order=True)
 class Candidate:
-  """One priced plan; smaller is better: by the objective, then by memory.
+  """One priced plan; smaller is better: by the objective, then by time, by memory, and by what it uses.
 
   Attributes:
     score: what the objective minimises.
-    choice: family, sizes by name, then places along schedules, rematerialisations and levels of zero.
+    features: choices other than the first of their kind in the space, and axes of more than one device.
+    choice: places along schedules, rematerialisations and levels of zero.
   """
 
   score: float
+  step_s: float
   memory_bytes: float
-  step_s: float = dataclasses.field(compare=False)
+  features: int
   devices: int = dataclasses.field(compare=False)
   family: Family = dataclasses.field(compare=False)
   sizes: dict[str, int] = dataclasses.field(compare=False)
@@ -45,14 +51,18 @@ class Candidate:
     letters = {"dp": DATA, "pp": STAGE, "ep": EXPERT, "tp": TENSOR, "cp": CONTEXT}
     return "_".join(f"{short}{self.sizes[axis]}" for short, axis in letters.items() if self.sizes[axis] > 1) or "single"
 
+  @property
+  def device_s_per_sequence(self) -> float:
+    return self.step_s * self.devices / self.sizes["batch"]
+
   def deployment(self, question: Question) -> Deployment:
     """The plan as `place`, `estimate` and `verify` take it."""
     space, sizes = question.space, self.sizes
     schedule, chunks = space.schedules[self.choice[0]]
     folding = {field: getattr(self.family, field) for field in ("heads_over", "experts_over", "order")}
-    strategy = Strategy(
-      **{axis: sizes[axis] for axis in (*AXES, CONTEXT)}, **folding, sequence_parallel=space.sequence_parallel
-    )
+    strategy = Strategy(**{axis: sizes[axis] for axis in (*AXES, CONTEXT)}, **folding)
+    if self.family.sequence_parallel and strategy.size(*strategy.sequence_axes) > 1:
+      strategy = dataclasses.replace(strategy, sequence_parallel=True)
     job = dataclasses.replace(
       question.job,
       batch=sizes["batch"],
@@ -64,7 +74,12 @@ class Candidate:
       transport=self.family.transport,  # pyright: ignore[reportArgumentType]
     )
     return Deployment(
-      name=self.name, title=f"{question.model.name} on {question.cluster.name}", model=question.model, cluster=question.cluster, strategy=strategy, job=job
+      name=self.name,
+      title=f"{question.model.name} on {question.cluster.name}",
+      model=question.model,
+      cluster=question.cluster,
+      strategy=strategy,
+      job=job,
     )
 
 
@@ -76,16 +91,24 @@ class Found:
     best: the best plans that keep every limit, the best first.
     smallest: of all legal plans, the one that needs least memory.
     fastest: of the plans that fit the devices' memory, the fastest.
-    priced: plans whose memory was priced; `fitting`: of those, the ones that also keep every limit.
+    busiest: of those whose step keeps its limit, the one with most tokens a second and device.
+    priced: legal plans, whose memory was priced.
+    timed: of those, the ones whose time was priced too: all choices of a row of which any fits.
+    fitting: of those, the ones that keep every limit.
     rejected: reason -> plans.
+    see: is shown every block of plans of which one fits: where they come from, their bytes and their seconds, which
+      are infinite for what breaks a limit.
   """
 
-  best: list[Candidate]
-  smallest: Candidate | None
-  fastest: Candidate | None
-  priced: int
-  fitting: int
-  rejected: Counter[str]
+  best: list[Candidate] = dataclasses.field(default_factory=list["Candidate"])
+  smallest: Candidate | None = None
+  fastest: Candidate | None = None
+  busiest: Candidate | None = None
+  priced: int = 0
+  timed: int = 0
+  fitting: int = 0
+  rejected: Counter[str] = dataclasses.field(default_factory=Counter[str])
+  see: See | None = None
 
   @property
   def considered(self) -> int:
@@ -94,14 +117,20 @@ class Found:
 
 DOES_NOT_FIT = "does not fit the memory of a device"
 NO_SCHEDULE = "no such schedule for so many stages and microbatches"
+NO_REPLICAS = "zero without replicas to split anything among"
 TOO_SLOW = "a step takes longer than the limit"
 TOO_FEW_TOKENS = "fewer tokens a second and device than the limit"
 LIMITS = (DOES_NOT_FIT, TOO_SLOW, TOO_FEW_TOKENS)
+REPETITIONS = (REPEATED, NO_REPLICAS)  # of legal plans
 
 
-def search(question: Question, keep: int = 10) -> Found:
-  """Every legal plan of the space on each number of devices, priced; the `keep` best."""
-  found = Found([], None, None, 0, 0, Counter())
+def search(question: Question, keep: int = 10, see: See | None = None) -> Found:
+  """Every legal plan of the space on each number of devices, priced; the `keep` best.
+
+  Args:
+    see: as in `Found`.
+  """
+  found = Found(see=see)
   for devices, batch in itertools.product(question.device_counts, question.batches or (question.job.batch,)):
     one = dataclasses.replace(question, job=dataclasses.replace(question.job, batch=batch), batches=())
     _search(one, devices, found, keep)
@@ -114,7 +143,7 @@ def _search(question: Question, devices: int, found: Found, keep: int) -> None:
     rows = legal_rows(question, devices, family)
     found.rejected += rows.rejected
     for chunk in _chunks(rows.columns):
-      _price(question, devices, family, chunk, found, 2 * keep)
+      _price(question, devices, family, chunk, found, keep * len(question.space.orders))
 
 
 def distinct(candidates: list[Candidate]) -> list[Candidate]:
@@ -138,40 +167,54 @@ def _price(question: Question, devices: int, family: Family, columns: dict[str, 
   """Memory of all; time of the rows of which any plan fits."""
   space = question.space
   block = plans(question, family, columns)
-  possible = _possible(block)
-  shape = (len(columns[STAGE]), len(space.schedules), len(space.remats), len(space.zeros))
-  found.rejected[NO_SCHEDULE] += int((~possible).sum()) * len(space.remats) * len(space.zeros)
-  found.priced += int(possible.sum()) * len(space.remats) * len(space.zeros)
+  legal = _legal(block, space, found.rejected)
+  found.priced += int(legal.sum()) * len(space.remats)
   with np.errstate(invalid="ignore"):
-    used = np.where(possible, peak_bytes(block, question.assumptions.load), np.inf)
+    used = np.where(legal, peak_bytes(block, question.assumptions.load), np.inf)
+  shape = (len(columns[STAGE]), len(space.schedules), len(space.remats), len(space.zeros))
   used = np.broadcast_to(used, shape)
   fits = used <= question.cluster.memory_bytes - question.constraints.reserve_bytes
-  found.rejected[DOES_NOT_FIT] += int((~fits & possible).sum())
-  place = _Place(question, devices, family, columns)
-  if used.size:
-    smallest = place.candidate(np.unravel_index(int(used.argmin()), shape), used, np.zeros(shape))
-    if np.isfinite(smallest.memory_bytes):
-      found.smallest = min(filter(None, (found.smallest, smallest)), key=lambda c: c.memory_bytes)
+  found.rejected[DOES_NOT_FIT] += int((~fits & legal).sum())
+  smallest = Block(question, devices, family, columns).least(used, used, np.zeros(shape))
+  found.smallest = _lesser(found.smallest, smallest, lambda c: c.memory_bytes)
   rows = fits.any(axis=(1, 2, 3))
   if rows.any():
+    found.timed += int(legal[rows].sum()) * len(space.remats)
     kept = {name: column[rows] for name, column in columns.items()}
-    _time(_Place(question, devices, family, kept), used[rows], fits[rows], found, keep)
+    _time(Block(question, devices, family, kept), used[rows], fits[rows], found, keep)
 
 
-def _possible(block: Any) -> Any:
-  """Schedules that exist for a row; of those of a single stage the first alone, for they are all the same."""
-  stage, microbatches = block.strategy.stage, block.microbatches
-  columns = [
-    supported(schedule, chunks, stage, microbatches)
-    & (stage * chunks <= block.model.num_layers)
-    & ((stage > 1) | (place == 0))
-    for place, (schedule, chunks) in enumerate(block.schedules)
-  ]
-  return np.concatenate(columns, axis=1)
+def _legal(block: Plans, space: Space, rejected: Counter[str]) -> Any:
+  """(rows, schedules, 1, levels of zero), whether there is such a plan and none before it is the same."""
+  exists, fresh = _schedules(block)
+  replicas = block.strategy.size(*block.strategy.batch_axes, *block.strategy.slice_axes) > 1
+  splits = replicas | (np.arange(len(space.zeros)) == 0)
+  each = len(space.remats) * len(space.zeros)
+  rejected[NO_SCHEDULE] += int((~exists).sum()) * each
+  rejected[REPEATED] += int((exists & ~fresh).sum()) * each
+  rejected[NO_REPLICAS] += int((exists & fresh & ~splits).sum()) * len(space.remats)
+  return exists & fresh & splits
+
+
+def _schedules(block: Plans) -> tuple[Any, Any]:
+  """Whether a row has a schedule, and does not have it yet: with one stage, all but a scan over ticks are the same."""
+  stage, microbatches, layers = block.strategy.stage, block.microbatches, block.model.num_layers
+  exists: list[Column] = []
+  fresh: list[Column] = []
+  taken: Column = np.zeros(stage.shape, bool)
+  for schedule, chunks in block.schedules:
+    exists.append(supported(schedule, chunks, stage, microbatches) & (stage * chunks <= layers))
+    if schedule == "gpipe":
+      exists[-1] &= layers % stage == 0
+      fresh.append(np.ones(stage.shape, bool))
+    else:
+      fresh.append(~taken)
+      taken = taken | (exists[-1] & (stage == 1))
+  return np.concatenate(exists, axis=1), np.concatenate(fresh, axis=1)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Place:
+class Block:
   """Where plans of a block come from, to name one of them."""
 
   question: Question
@@ -179,18 +222,33 @@ class _Place:
   family: Family
   columns: dict[str, Column]
 
-  def candidate(self, index: Any, used: Any, step_s: Any) -> Candidate:
-    row, *choice = (int(i) for i in index)
-    seconds = float(step_s[index])
+  def candidate(self, place: int, used: Any, step_s: Any) -> Candidate:
+    """The plan at a place of the flattened arrays."""
+    row, schedule, remat, zero = (int(i) for i in np.unravel_index(place, used.shape))
+    sizes = {name: int(column[row]) for name, column in self.columns.items()}
+    seconds, choice = float(step_s.flat[place]), (schedule, remat, zero)
     return Candidate(
       score=score(self.question, self.devices, seconds),
-      memory_bytes=float(used[index]),
       step_s=seconds,
+      memory_bytes=float(used.flat[place]),
+      features=self._features(sizes, choice),
       devices=self.devices,
       family=self.family,
-      sizes={"batch": self.question.job.batch, **{name: int(column[row]) for name, column in self.columns.items()}},
-      choice=(choice[0], choice[1], choice[2]),
+      sizes={"batch": self.question.job.batch, **sizes},
+      choice=choice,
     )
+
+  def least(self, number: Any, used: Any, step_s: Any) -> Candidate | None:
+    """The plan in which this number is least, if any is finite."""
+    place = int(number.argmin())
+    return self.candidate(place, used, step_s) if np.isfinite(number.flat[place]) else None
+
+  def _features(self, sizes: dict[str, int], choice: tuple[int, ...]) -> int:
+    family, space = self.family, self.question.space
+    firsts = (space.heads_over[0], space.experts_over[0], space.orders[0], space.transports[0])
+    others = (family.heads_over, family.experts_over, family.order, family.transport)
+    used = (*(sizes[axis] > 1 for axis in (*AXES, "context")), *(place > 0 for place in choice))
+    return sum(used) + sum(one != other for one, other in zip(others, firsts, strict=True))
 
 
 def score(question: Question, devices: int, step_s: float) -> float:
@@ -202,31 +260,43 @@ def score(question: Question, devices: int, step_s: float) -> float:
     case "throughput" | "cost":
       return step_s * devices / tokens
     case "devices":
-      return devices + step_s * 1e-9  # the faster of equally few
+      return devices
 
 
-def _time(place: _Place, used: Any, fits: Any, found: Found, keep: int) -> None:
+def _time(place: Block, used: Any, fits: Any, found: Found, keep: int) -> None:
   """Prices the time of rows that fit, and keeps the best."""
-  question, limits = place.question, place.question.constraints
+  question = place.question
   block = plans(question, place.family, place.columns)
   with np.errstate(invalid="ignore"):
     step_s = np.broadcast_to(pricing.step_s(block, question.assumptions), used.shape)
   step_s = np.where(fits, step_s, np.inf)
-  fastest = place.candidate(np.unravel_index(int(step_s.argmin()), used.shape), used, step_s)
-  found.fastest = min(filter(None, (found.fastest, fastest)), key=lambda c: c.step_s)
-  for reason, least_s in _limits(question, place.devices):
-    late = np.isfinite(step_s) & (step_s > least_s)
+  found.fastest = _lesser(found.fastest, place.least(step_s, used, step_s), lambda c: c.step_s)
+  for reason, longest_s in _limits(question, place.devices):
+    if reason == TOO_FEW_TOKENS:
+      found.busiest = _lesser(found.busiest, place.least(step_s, used, step_s), lambda c: c.device_s_per_sequence)
+    late = np.isfinite(step_s) & (step_s > longest_s)
     found.rejected[reason] += int(late.sum())
     step_s = np.where(late, np.inf, step_s)
-  kept = int(np.isfinite(step_s).sum())
-  found.fitting += kept
-  best = np.argpartition(step_s, min(keep, step_s.size - 1), axis=None)[: min(keep, kept)]
-  added = [place.candidate(np.unravel_index(int(i), used.shape), used, step_s) for i in best]
-  found.best = heapq.nsmallest(keep, itertools.chain(found.best, (c for c in added if np.isfinite(c.step_s))))
+  found.fitting += int(np.isfinite(step_s).sum())
+  added = [place.candidate(int(i), used, step_s) for i in _least(step_s, used, keep)]
+  found.best = heapq.nsmallest(keep, itertools.chain(found.best, added))
+  if found.see is not None:
+    found.see(place, used, step_s)
+
+
+def _lesser(one: Candidate | None, other: Candidate | None, number: Callable[[Candidate], float]) -> Candidate | None:
+  return min(filter(None, (one, other)), key=number, default=None)
+
+
+def _least(step_s: Any, used: Any, keep: int) -> Any:
+  """Places of the `keep` shortest times that are finite; of equal ones, of the least memory."""
+  last = np.partition(step_s, min(keep, step_s.size) - 1, axis=None)[min(keep, step_s.size) - 1]
+  near = np.flatnonzero((step_s <= last) & np.isfinite(step_s))
+  return near[np.lexsort((used.flat[near], step_s.flat[near]))][:keep]
 
 
 def _limits(question: Question, devices: int) -> Iterator[tuple[str, float]]:
-  """(reason, longest step that keeps the limit)."""
+  """(reason, longest step that keeps the limit), the limit of tokens last."""
   limits, job = question.constraints, question.job
   if limits.max_step_s is not None:
     yield TOO_SLOW, limits.max_step_s

@@ -17,7 +17,8 @@ class Space:
   Attributes:
     schedules: (name, chunks).
     largest_context: most devices that may share a sequence.
-    sequence_parallel: always or never: it moves as many bytes, keeps fewer, and costs nothing.
+    sequence_parallel: settings to try. It moves as many bytes and keeps fewer, so that large steps always want it; a
+      decoded token is so little that two messages in the place of one cost more than they save.
   """
 
   heads_over: tuple[tuple[str, ...], ...] = HEADS_OVER
@@ -28,7 +29,7 @@ class Space:
   remats: tuple[Remat, ...] = ("none", "selective", "full")
   zeros: tuple[int, ...] = (0, 1, 2, 3)
   largest_context: int = 8
-  sequence_parallel: bool = True
+  sequence_parallel: tuple[bool, ...] = (True,)
 
   @property
   def choices(self) -> int:
@@ -41,7 +42,9 @@ def whole_space(kind: Kind) -> Space:
   if kind == "train":
     return Space()
   serving = Space(schedules=(("gpipe", 1),), remats=("none",), zeros=(0,))
-  return serving if kind == "prefill" else dataclasses.replace(serving, largest_context=1)
+  if kind == "prefill":
+    return serving
+  return dataclasses.replace(serving, largest_context=1, sequence_parallel=(False, True))
 
 
 def runnable_space(kind: Kind) -> Space:
@@ -52,5 +55,5 @@ def runnable_space(kind: Kind) -> Space:
     remats=("none", "full") if kind == "train" else ("none",),
     zeros=(0,),
     largest_context=1,
-    sequence_parallel=False,
+    sequence_parallel=(False,),
   )

@@ -9,11 +9,17 @@ from jaxmoe.config.deployment import Deployment
 from jaxmoe.planner.amount import brief
 from jaxmoe.planner.audit import Finding, Requirement, Verdict, audit, requirements
 from jaxmoe.planner.checks import Basis
+from jaxmoe.planner.own_plan import OwnPlans
+from jaxmoe.report import own_plan
 from jaxmoe.report.table import Table
 
 # Of the claim and of the arithmetic; with numbers and gaps, 100 columns.
 CLAIM_WIDTH = 28
 ARITHMETIC_WIDTH = 40
+# Of the arithmetic in the summary.
+BRIEF_WIDTH = 53
+# No reading of the model or the cluster mends these.
+GRAVE = (Verdict.IMPOSSIBLE, Verdict.CONTRADICTS_DOCUMENT)
 
 _BOUND = {"at_least": ">= ", "at_most": "<= "}
 
@@ -28,18 +34,25 @@ def counts(deployments: Sequence[Deployment]) -> Table:
   return Table("Verdicts", ["verdict", *columns], [*rows, ("claims", *(str(len(f)) for f in columns.values()))])
 
 
-def tables(deployments: Sequence[Deployment]) -> list[Table]:
-  """Verdict counts, the findings of each document, then the documents' own requirements."""
-  own = [requirement for d in deployments for requirement in requirements(d)]
-  return [counts(deployments), *map(_findings, deployments), *([_requirements(own)] if own else [])]
+def tables(deployments: Sequence[Deployment], own: Sequence[OwnPlans]) -> list[Table]:
+  """Verdict counts, the findings of each document, the documents' own requirements, then the planner's own plans."""
+  limits = [requirement for d in deployments for requirement in requirements(d)]
+  found = [counts(deployments), *map(_findings, deployments), *([_requirements(limits)] if limits else [])]
+  return [*found, *map(own_plan.table, own), *filter(None, [own_plan.unsearched(own)])]
 
 
-def document(deployments: Sequence[Deployment]) -> dict[str, Any]:
+def summary(deployments: Sequence[Deployment], own: Sequence[OwnPlans]) -> list[Table]:
+  """Verdict counts, what is impossible or at odds with its own document, and the planner's own plans."""
+  return [counts(deployments), _gravest(deployments), own_plan.summary(own)]
+
+
+def document(deployments: Sequence[Deployment], own: Sequence[OwnPlans]) -> dict[str, Any]:
   """Values in the claim's unit; shares as fractions of one."""
   findings = [finding for d in deployments for finding in audit(d)]
   return {
     "deployments": [
-      {"deployment": d.name, "document": d.document, "counts": _by_verdict(audit(d))} for d in deployments
+      {"deployment": d.name, "document": d.document, "counts": _by_verdict(audit(d)), **own_plan.document(plans)}
+      for d, plans in zip(deployments, own, strict=True)
     ],
     "counts": _by_verdict(findings),
     "findings": [_finding(finding) for finding in findings],
@@ -61,6 +74,23 @@ def _findings(d: Deployment) -> Table:
     rows += [line for finding in found for line in _lines(finding)]
   title = f"{d.name}: {d.document or 'no document'}"
   return Table(title, ["claim", "document", "recomputed", "arithmetic"], rows)
+
+
+def _gravest(deployments: Sequence[Deployment]) -> Table:
+  """What no other reading of the model or the cluster can mend."""
+  rows: list[tuple[str, ...]] = []
+  for d in deployments:
+    found = [finding for finding in audit(d) if finding.verdict in GRAVE]
+    rows += [(d.name, "", "")] if found else []
+    for finding in sorted(found, key=lambda f: -f.verdict.gravity):
+      rows += _in_brief(finding)
+  return Table("Impossible (!), or at odds with the document itself", ["claim", "document", "arithmetic"], rows)
+
+
+def _in_brief(f: Finding) -> list[tuple[str, ...]]:
+  mark = "!" if f.verdict == Verdict.IMPOSSIBLE else ""
+  first, *rest = textwrap.wrap("; ".join(filter(None, (f.arithmetic, f.hint))), BRIEF_WIDTH)
+  return [(f"  {f.claim}", f"{brief(f.document, f.unit)}{mark}", first), *(("", "", line) for line in rest)]
 
 
 def _lines(f: Finding) -> list[tuple[str, ...]]:

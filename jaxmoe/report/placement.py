@@ -1,5 +1,6 @@
 """A deployment's placement as a table and as one JSON document."""
 
+import itertools
 from typing import Any
 
 from jaxmoe.config.deployment import Deployment
@@ -18,7 +19,8 @@ def table(d: Deployment, ranks: range) -> Table:
 
 
 def placements(d: Deployment) -> Placements:
-  return place(d.strategy, d.model.num_layers, d.model.num_experts, devices_per_host=d.cluster.devices_per_host)
+  hosts = d.cluster.devices_per_host
+  return place(d.strategy, d.model.num_layers, d.model.num_experts, devices_per_host=hosts, chunks=d.job.chunks)
 
 
 def expert_numbers(d: Deployment, row: Placement) -> tuple[int, ...]:
@@ -27,8 +29,10 @@ def expert_numbers(d: Deployment, row: Placement) -> tuple[int, ...]:
 
 
 def span(numbers: tuple[int, ...]) -> str:
-  """`(4, 5, 6, 7)` -> `4-7`."""
-  return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]}-{numbers[-1]}"
+  """`(4, 5, 6, 7)` -> `4-7`, `(0, 1, 8)` -> `0-1,8`."""
+  breaks = [(a, b) for a, b in itertools.pairwise(numbers) if b != a + 1]
+  firsts, lasts = [numbers[0], *(b for _, b in breaks)], [*(a for a, _ in breaks), numbers[-1]]
+  return ",".join(f"{a}" if a == z else f"{a}-{z}" for a, z in zip(firsts, lasts, strict=True))
 
 
 def cells(d: Deployment, row: Placement) -> list[str]:

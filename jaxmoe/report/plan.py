@@ -82,6 +82,7 @@ def choices(e: Estimate) -> dict[str, str]:
     "recomputed": job.remat,
     "zero": f"{job.zero}",
     "context": f"{s.context}",
+    "sequences sliced over": label(s.sequence_axes) if s.sequence_parallel else "-",
     "tokens to experts": job.transport,
     "heads over": label(s.heads_over),
     "experts over": label(s.experts_over),

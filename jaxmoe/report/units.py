@@ -37,8 +37,8 @@ def percent(share: float) -> str:
 
 
 def quantity(number: float, unit: str) -> str:
-  """A number of `bytes` or `FLOPs`."""
-  return bytes_(number) if unit == "bytes" else flops(number)
+  """A number of `bytes`, of `FLOPs` or of anything else."""
+  return bytes_(number) if unit == "bytes" else flops(number) if unit == "FLOPs" else rate(number, unit)
 
 
 def _decimal(number: float, unit: str) -> str:

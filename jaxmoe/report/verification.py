@@ -6,7 +6,7 @@ from typing import Any
 from jaxmoe.meshes.axes import label
 from jaxmoe.report import units
 from jaxmoe.report.table import Table
-from jaxmoe.xla.compare import Check, Comparison
+from jaxmoe.xla.compare import Check, Comparison, Informational
 from jaxmoe.xla.fit import TOTAL
 
 # Where each number of the JSON document comes from, by its key.
@@ -22,6 +22,7 @@ SOURCES = {
   "padding_bytes": "compiled",
   "seconds": "measured",
   "instructions": "compiled",
+  "compiler_peak_bytes": "measured",
 }
 
 
@@ -44,7 +45,7 @@ def _lacking(c: Comparison) -> str:
 
 
 def tables(c: Comparison) -> list[Table]:
-  return [_checks(c), _room(c), _rewrites(c), _shown(c)]
+  return [_checks(c), _informational(c), _room(c), _rewrites(c), _shown(c)]
 
 
 def document(c: Comparison) -> dict[str, Any]:
@@ -58,7 +59,8 @@ def document(c: Comparison) -> dict[str, Any]:
     "agrees": c.agrees,
     "fits": c.fit.ok,
     "sources": SOURCES,
-    "checks": [_check_document(check) for check in c.checks],
+    "checks": [_row_document(check) | {"ok": check.ok} for check in c.checks],
+    "informational": [_row_document(row) for row in c.informational],
     "rewrites": [
       {
         "kind": r.kind,
@@ -84,13 +86,16 @@ def document(c: Comparison) -> dict[str, Any]:
     "seconds": c.compiled.seconds,
     "instructions": c.compiled.instructions,
     "versions": c.compiled.versions,
+    "settings": c.compiled.settings,
+    "notes": c.compiled.notes,
+    "compiler_peak_bytes": c.compiled.peak_bytes,
+    "cached": c.cached,
   }
 
 
-def _check_document(check: Check) -> dict[str, Any]:
-  fields = dataclasses.asdict(check)
+def _row_document(row: Check | Informational) -> dict[str, Any]:
   sources = {"predicted_source": "formula", "compiled_source": "compiled"}
-  return {**fields, "relative_error": check.relative_error, "ok": check.ok, **sources}
+  return {**dataclasses.asdict(row), "relative_error": row.relative_error, **sources}
 
 
 def _checks(c: Comparison) -> Table:
@@ -101,7 +106,7 @@ def _checks(c: Comparison) -> Table:
       units.quantity(check.predicted, check.unit),
       units.quantity(check.compiled, check.unit),
       _error(check),
-      "exact" if check.tolerance == 0 else units.percent(check.tolerance),
+      _allowed(check),
       "ok" if check.ok else "FAILS",
     )
     for check in c.checks
@@ -110,10 +115,33 @@ def _checks(c: Comparison) -> Table:
   return Table("Predicted and compiled, one device, one step", headers, rows)
 
 
-def _error(check: Check) -> str:
-  if check.relative_error is None:
+def _allowed(check: Check) -> str:
+  if check.at_least:
+    return "more"
+  return "exact" if check.tolerance == 0 else units.percent(check.tolerance)
+
+
+def _error(row: Check | Informational) -> str:
+  if row.predicted is None:
+    return "-"
+  if row.relative_error is None:
     return "not predicted"
-  return f"{100 * check.relative_error:+.2f} %" if check.relative_error else "0"
+  return f"{100 * row.relative_error:+.2f} %" if row.relative_error else "0"
+
+
+def _informational(c: Comparison) -> Table:
+  rows = [
+    (
+      row.name,
+      "-" if row.predicted is None else units.quantity(row.predicted, row.unit),
+      units.quantity(row.compiled, row.unit),
+      _error(row),
+      row.reason,
+    )
+    for row in c.informational
+  ]
+  headers = ["what", "predicted (formula)", "compiled", "difference", "why it is not judged"]
+  return Table("Memory traffic and work beside matmuls, one device, one step", headers, rows)
 
 
 def _room(c: Comparison) -> Table:
@@ -150,8 +178,11 @@ def _shown(c: Comparison) -> Table:
     (TOTAL, units.bytes_(memory.total_bytes), f"compiled; {_caution(c)}"),
     ("padding of arguments", units.bytes_(padding), "compiled; left out of the checks"),
     ("useful FLOPs", units.flops(c.useful_flops), f"formula; {useful} of executed"),
-    ("compile time", units.seconds(c.compiled.seconds["compile"]), "measured"),
+    ("compile time", units.seconds(c.compiled.seconds["compile"]), "measured; cached" if c.cached else "measured"),
+    ("compiler's memory", units.bytes_(c.compiled.peak_bytes) if c.compiled.peak_bytes else "-", "measured, at most"),
     ("versions", ", ".join(f"{k} {v}" for k, v in c.compiled.versions.items()), ""),
+    *((name, value, "") for name, value in c.compiled.settings.items()),
+    *(("note", note, "") for note in c.compiled.notes),
   ]
   return Table("Shown, not judged", ["what", "value", "source"], rows)
 

@@ -4,48 +4,77 @@ The number of devices must be set before jax starts, and a compiler may print me
 parent. What the caller's environment says to jax and XLA does not reach the child: it could change what is compiled.
 """
 
+import contextlib
 import importlib
+import math
 import os
 import pathlib
 import pickle
+import re
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from jaxmoe.meshes.errors import MissingError, UsageError
+from jaxmoe.xla.failed import CompileFailed
 
+COMPILE_FLAGS = "--xla_backend_optimization_level=0"
+
+_NOT_INHERITED = ("JAX_", "XLA_FLAGS", "LIBTPU_INIT_ARGS")
 _PROGRESS = "@progress "
 _LAST_LINES = 12
+_LOOK_EVERY_S = 0.2
 
 
 class ChildFailed(RuntimeError):
-  """The child died or ran out of time; the message holds its last lines."""
+  """The child died; the message holds its last lines."""
+
+
+class ChildStopped(ChildFailed):
+  """The child took more time or memory than it may, and was ended."""
 
 
 def run_in_child(
-  function: str, *arguments: Any, devices: int | None, progress: Callable[[str], None], timeout_s: float = 900.0
+  function: str,
+  *arguments: Any,
+  devices: int | None,
+  progress: Callable[[str], None],
+  timeout_s: float = 900.0,
+  memory_limit_bytes: float = math.inf,
+  to_run: bool = False,
+  environment: Mapping[str, str] = MappingProxyType({}),
+  flags: str = "",
 ) -> Any:
   """`function(*arguments, progress)` in a fresh process with `devices` fake CPU devices, or None: those that are here.
 
-  Machine code is made without LLVM's optimisations: that takes less than half the time and leaves HLO and buffers as
-  they are.
+  Unless it is `to_run`, machine code is made without LLVM's optimisations: that takes less than half the time and
+  leaves HLO and buffers as they are.
 
   Args:
     function: `package.module:name`; its last argument is a callable that takes one line of progress.
     arguments: anything that pickles, as must the result.
+    memory_limit_bytes: what may be resident, where the system says how much is (Linux).
+    environment, flags: variables and flags of XLA, beside those that every child gets.
 
   Raises:
-    UsageError, MissingError: the child raised one.
-    ChildFailed: it raised anything else, died, or took longer than `timeout_s`.
+    UsageError, MissingError, CompileFailed: the child raised one.
+    ChildStopped: it took longer than `timeout_s`, or more than `memory_limit_bytes`.
+    ChildFailed: it raised anything else, or died.
   """
   with tempfile.TemporaryDirectory(prefix="jaxmoe-") as name:
     folder = pathlib.Path(name)
     (folder / "request").write_bytes(pickle.dumps((function, arguments)))
-    code = _run(folder, devices, progress, timeout_s)
+    watch = _Watch(timeout_s, memory_limit_bytes)
+    code = _run(folder, {**_environment(devices, to_run, flags), **environment}, progress, watch)
     result = folder / "result"
+    if watch.reason:
+      raise ChildStopped(f"{watch.reason}; the last lines of {function}:\n{_tail(folder / 'log')}")
     if code or not result.exists():
       raise ChildFailed(f"the process for {function} ended with code {code}; its last lines:\n{_tail(folder / 'log')}")
     # Trusted: written by our own child into a directory only this user can read.
@@ -55,41 +84,85 @@ def run_in_child(
     return value
 
 
-def _run(folder: pathlib.Path, devices: int | None, progress: Callable[[str], None], timeout_s: float) -> int:
+def resident_bytes(process: int | str = "self", field: str = "VmRSS") -> int | None:
+  """Memory of a process that is resident now, or with `VmHWM` was at most; None where the system does not say."""
+  try:
+    status = pathlib.Path(f"/proc/{process}/status").read_text()
+  except OSError:
+    return None
+  found = re.search(rf"{field}:\s*(\d+) kB", status)
+  return int(found[1]) * 1024 if found else None
+
+
+class _Watch:
+  """Ends a process that takes too long or grows too large, and then says why in `reason`."""
+
+  def __init__(self, timeout_s: float, memory_limit_bytes: float):
+    self.timeout_s, self.memory_limit_bytes = timeout_s, memory_limit_bytes
+    self.reason = ""
+    self._over = threading.Event()
+
+  @contextlib.contextmanager
+  def over(self, process: subprocess.Popen[str]) -> Iterator[None]:
+    """Watches until the block ends; then what is left of the process's group ends too."""
+    thread = threading.Thread(target=self._look, args=(process,), daemon=True)
+    thread.start()
+    try:
+      yield
+    finally:
+      self._over.set()
+      thread.join()
+      _kill(process)
+
+  def _look(self, process: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + self.timeout_s
+    while not self._over.wait(min(_LOOK_EVERY_S, max(0.0, end - time.monotonic()))):
+      size = resident_bytes(process.pid) or 0
+      if size > self.memory_limit_bytes:
+        self.reason = f"ended at {size / 1e9:.2f} GB, over its limit of {self.memory_limit_bytes / 1e9:.2f} GB"
+      elif time.monotonic() >= end:
+        self.reason = f"ended after {self.timeout_s:g} s, its limit"
+      if self.reason:
+        return _kill(process)
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+  """Ends the process and those that it started, which are a group of their own."""
+  with contextlib.suppress(ProcessLookupError, PermissionError):  # it ended by itself
+    os.killpg(process.pid, signal.SIGKILL)
+
+
+def _run(folder: pathlib.Path, environment: dict[str, str], progress: Callable[[str], None], watch: _Watch) -> int:
   command = [sys.executable, "-m", "jaxmoe.xla.child", str(folder)]
   with (
     (folder / "log").open("w") as log,
     subprocess.Popen(
       command,
-      env=_environment(devices),
+      env=environment,
       stdin=subprocess.DEVNULL,
       stdout=subprocess.PIPE,
       stderr=log,
       text=True,
+      process_group=0,
     ) as process,
+    watch.over(process),
   ):
-    timer = threading.Timer(timeout_s, process.kill)
-    timer.start()
-    try:
-      assert process.stdout is not None
-      for line in process.stdout:
-        if line.startswith(_PROGRESS):
-          progress(line.removeprefix(_PROGRESS).rstrip())
-      return process.wait()
-    finally:
-      timer.cancel()
-      process.kill()
+    assert process.stdout is not None
+    for line in process.stdout:
+      if line.startswith(_PROGRESS):
+        progress(line.removeprefix(_PROGRESS).rstrip())
+    return process.wait()
 
 
-def _environment(devices: int | None) -> dict[str, str]:
-  inherited = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XLA_FLAGS"))}
+def _environment(devices: int | None, to_run: bool, more_flags: str) -> dict[str, str]:
+  inherited = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_INHERITED)}
   # No persistent cache: it would answer without the partitioned program.
   ours = {"TF_CPP_MIN_LOG_LEVEL": "2", "JAX_ENABLE_COMPILATION_CACHE": "false"}
-  flags = "--xla_backend_optimization_level=0"
+  flags = ["" if to_run else COMPILE_FLAGS, more_flags]
   if devices is not None:
     ours["JAX_PLATFORMS"] = "cpu"
-    flags += f" --xla_force_host_platform_device_count={devices}"
-  return {**inherited, **ours, "XLA_FLAGS": flags}
+    flags.append(f"--xla_force_host_platform_device_count={devices}")
+  return {**inherited, **ours, "XLA_FLAGS": " ".join(flag for flag in flags if flag)}
 
 
 def _tail(log: pathlib.Path) -> str:
@@ -109,7 +182,7 @@ def _child(folder: pathlib.Path) -> None:
   module, name = function.split(":")
   try:
     outcome = (True, getattr(importlib.import_module(module), name)(*arguments, progress))
-  except (UsageError, MissingError) as error:
+  except (UsageError, MissingError, CompileFailed) as error:
     outcome = (False, error)
   (folder / "result").write_bytes(pickle.dumps(outcome))
 

@@ -5,8 +5,9 @@ import math
 from collections.abc import Mapping
 
 from jaxmoe.xla import groups, opcodes
+from jaxmoe.xla.declared import NOTHING, Declared
 from jaxmoe.xla.hlo import Instruction, Module
-from jaxmoe.xla.walk import NOTHING, Declared, Visit, walk
+from jaxmoe.xla.walk import Visit, walk
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,6 +8,7 @@ from jaxmoe.config.deployment import Deployment
 from jaxmoe.cost import collectives as predicted_collectives
 from jaxmoe.cost.flops import executed_flops, useful_flops
 from jaxmoe.cost.memory import memory
+from jaxmoe.cost.traffic import executed_bytes, least_bytes
 from jaxmoe.meshes.axes import label
 from jaxmoe.xla.compiled_step import CompiledStep
 from jaxmoe.xla.fit import Fit, fit
@@ -22,7 +23,11 @@ ONE_PERCENT = 0.01
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-  """One row. `predicted` is a formula's number, `compiled` the compiler's; bytes or FLOPs of one device in one step."""
+  """One row. `predicted` is a formula's number, `compiled` the compiler's; bytes or FLOPs of one device in one step.
+
+  Attributes:
+    at_least: more than predicted is no error.
+  """
 
   name: str
   axis: str
@@ -30,17 +35,41 @@ class Check:
   predicted: float
   compiled: float
   tolerance: float
+  at_least: bool = False
 
   @property
   def relative_error(self) -> float | None:
     """(compiled - predicted) / predicted; None if something was found where nothing was predicted."""
-    if self.predicted == self.compiled:
+    if self.at_least and self.compiled >= self.predicted:
       return 0.0
-    return (self.compiled - self.predicted) / self.predicted if self.predicted else None
+    return _relative_error(self.predicted, self.compiled)
 
   @property
   def ok(self) -> bool:
     return self.relative_error is not None and abs(self.relative_error) <= self.tolerance
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Informational:
+  """A row that nobody judges, and why not; `predicted` is None where there is no formula."""
+
+  name: str
+  axis: str
+  unit: str
+  predicted: float | None
+  compiled: float
+  reason: str
+
+  @property
+  def relative_error(self) -> float | None:
+    """As of a `Check`."""
+    return None if self.predicted is None else _relative_error(self.predicted, self.compiled)
+
+
+def _relative_error(predicted: float, compiled: float) -> float | None:
+  if predicted == compiled:
+    return 0.0
+  return (compiled - predicted) / predicted if predicted else None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,17 +77,22 @@ class Comparison:
   """All rows of one deployment on one target.
 
   Attributes:
+    checks: rows that are judged.
+    informational: rows that are not.
     rewrites: how each (kind, axes) of the optimised module follows from the partitioned program.
     useful_flops: of the model, on one device, without bubble, padding and recomputation.
+    cached: the compile is an earlier one's.
   """
 
   deployment: Deployment
   target: str
   compiled: CompiledStep
   checks: list[Check]
+  informational: list[Informational]
   rewrites: list[Rewrite]
   fit: Fit
   useful_flops: float
+  cached: bool = False
 
   @property
   def unplanned(self) -> list[Rewrite]:
@@ -78,11 +112,13 @@ def compare(deployment: Deployment, target: str, compiled: CompiledStep) -> Comp
   """Judges `compiled` by the formulas."""
   kernel = expert_kernel(deployment, compiled.platform)
   checks = [*_bytes(deployment, compiled), *_flops(deployment, kernel, compiled), *_traffic(deployment, compiled)]
+  checks.append(_least_traffic(deployment, compiled))
   return Comparison(
     deployment=deployment,
     target=target,
     compiled=compiled,
     checks=checks,
+    informational=list(_informational(deployment, kernel, compiled)),
     rewrites=explain(compiled.partitioned, compiled.optimised),
     fit=fit(deployment.cluster, compiled),
     useful_flops=useful_flops(deployment).total,
@@ -140,6 +176,36 @@ def _traffic(d: Deployment, compiled: CompiledStep) -> Iterable[Check]:
       compiled=found.get((kind, axes), 0.0),
       tolerance=ONE_PERCENT,
     )
+
+
+def _least_traffic(d: Deployment, compiled: CompiledStep) -> Check:
+  """Weights, cache and optimizer state that no program can leave where they are."""
+  name, least = "memory traffic, at least", least_bytes(d)
+  moved = compiled.traffic_bytes
+  return Check(name=name, axis="", unit="bytes", predicted=least, compiled=moved, tolerance=EXACT, at_least=True)
+
+
+def _informational(d: Deployment, kernel: str, compiled: CompiledStep) -> Iterable[Informational]:
+  predicted, found = executed_bytes(d, kernel=kernel), compiled.traffic_by_part
+  fuses = "the formula takes attention as fused; the compiler fuses as it likes"
+  unnamed = f"{fuses}, and what lost its name is under other"
+  yield _shown("memory traffic", "bytes", predicted.total, compiled.traffic_bytes, fuses)
+  yield _shown("attention memory traffic", "bytes", predicted.attention, found["attention"], unnamed)
+  yield _shown("experts memory traffic", "bytes", predicted.experts, found["experts"] + found["router"], unnamed)
+  yield _shown("head memory traffic", "bytes", predicted.head, found["head"], unnamed)
+  if d.train:
+    yield _shown("optimizer memory traffic", "bytes", predicted.optimizer, found["optimizer"], unnamed)
+  yield _shown("other memory traffic", "bytes", None, found["other"], "embedding, loss, copies, and what lost its name")
+  read = compiled.class_read_bytes["parameters"]
+  yield _shown("weights read", "bytes", None, read, "no formula; once if kept on the chip, or in every tick and pass")
+  yield _shown(
+    "elementwise", "FLOPs", None, compiled.elementwise_flops, "no formula; one an element, whatever the dtype"
+  )
+  yield _shown("transcendentals", "calls", None, compiled.transcendentals, "no formula; one an element")
+
+
+def _shown(name: str, unit: str, predicted: float | None, compiled: float, reason: str) -> Informational:
+  return Informational(name=name, axis="", unit=unit, predicted=predicted, compiled=compiled, reason=reason)
 
 
 def _payload(rows: Iterable[tuple[str, tuple[str, ...], float]]) -> dict[tuple[str, tuple[str, ...]], float]:

@@ -1,28 +1,34 @@
 """Compile a deployment's real step and count what the compiler made of it; runs where jax has enough devices."""
 
 import dataclasses
+import math
+import os
 import time
 from collections.abc import Callable
-from importlib import metadata
 from typing import Any
 
 import jax
 
-from jaxmoe import __version__
 from jaxmoe.config.deployment import Deployment
 from jaxmoe.meshes.axes import AXES
-from jaxmoe.meshes.build import build_mesh, topology_devices
-from jaxmoe.meshes.errors import MissingError
+from jaxmoe.meshes.build import build_mesh, cuda_devices, topology_devices
+from jaxmoe.meshes.errors import MissingError, UsageError
+from jaxmoe.meshes.slices import spelled
+from jaxmoe.xla import cuda
+from jaxmoe.xla.child import resident_bytes
 from jaxmoe.xla.collectives import collectives
 from jaxmoe.xla.compiled_step import CompiledStep
+from jaxmoe.xla.declared import AT_MOST
+from jaxmoe.xla.elementwise import elementwise_work
+from jaxmoe.xla.failed import CompileFailed, shortened
 from jaxmoe.xla.flops import FlopCount, matmul_flops
 from jaxmoe.xla.hlo import Module
 from jaxmoe.xla.layout import aliased_arguments, argument_padding
 from jaxmoe.xla.memory import compiled_memory
 from jaxmoe.xla.partitioned import compile_with_partitioned
-from jaxmoe.xla.program import build_program
-from jaxmoe.xla.target import CPU, Target
-from jaxmoe.xla.walk import Declared
+from jaxmoe.xla.program import Program, build_program
+from jaxmoe.xla.target import CPU, Target, expert_kernel, versions
+from jaxmoe.xla.traffic import Traffic, memory_traffic
 
 Progress = Callable[[str], None]
 
@@ -32,6 +38,7 @@ def compile_step(deployment: Deployment, target: Target = CPU, progress: Progres
 
   Raises:
     MissingError: the target's compiler or devices are not here.
+    CompileFailed: the compiler refuses the program.
   """
   with jax.enable_x64("float64" in dataclasses.astuple(deployment.job.precision)):
     return _compile_step(deployment, target, progress)
@@ -41,12 +48,12 @@ def _compile_step(deployment: Deployment, target: Target, progress: Progress) ->
   clock = _Clock(progress)
   axis_sizes = {axis: deployment.strategy.size(axis) for axis in AXES}
   with clock("build", f"building the {deployment.job.kind} step for {deployment.strategy.devices} devices"):
-    devices = _devices(deployment, target)
+    devices = target_devices(deployment, target)
     program = build_program(deployment, build_mesh(deployment.strategy, devices))
   with clock("lower", "lowering from shapes"):
-    lowered = program.lower()
+    program, lowered, notes = _lower(deployment, target, devices, program)
   with clock("compile", f"compiling for {deployment.strategy.devices} devices"):
-    compiled, partitioned = compile_with_partitioned(lowered)
+    compiled, partitioned = _compile(program, lowered)
   with clock("walk", "counting FLOPs and collectives"):
     optimised = Module.from_compiled(compiled)
     flops = matmul_flops(partitioned)
@@ -57,19 +64,71 @@ def _compile_step(deployment: Deployment, target: Target, progress: Progress) ->
       memory=compiled_memory(compiled),
       **_padding(optimised.header),
       flops=matmul_flops(optimised).total,
-      flops_at_most=matmul_flops(optimised, Declared(at_most=True)).total,
-      flops_by_part=_by_part(flops),
+      flops_at_most=matmul_flops(optimised, AT_MOST).total,
+      flops_by_part=_by_part(flops, ("attention", "router", "experts", "head")),
+      **_beside_matmuls(program, optimised),
       partitioned=collectives(partitioned, axis_sizes),
       optimised=collectives(optimised, axis_sizes),
       instructions=sum(len(c.instructions) for c in optimised.computations.values()),
       seconds=clock.seconds,
-      versions=versions(),
+      versions=versions(target),
+      settings=_settings(deployment, devices[0].platform, fell_back=bool(notes)),
+      notes=(*notes, *([cuda.NOT_AUTOTUNED] if target.platform == "cuda" else [])),
+      peak_bytes=resident_bytes(field="VmHWM"),
     )
 
 
-def _devices(deployment: Deployment, target: Target) -> list[Any]:
-  if target.topology:
-    return topology_devices(target.topology)
+def _lower(
+  d: Deployment, target: Target, devices: list[Any], program: Program
+) -> tuple[Program, jax.stages.Lowered, tuple[str, ...]]:
+  """The program, lowered, and notes: where NVIDIA's kernels cannot serve, the compiler's own matmuls do.
+
+  Raises:
+    UsageError: the kernel that the job names cannot serve either, or nothing else can.
+  """
+  try:
+    return program, program.lower(), ()
+  except NotImplementedError as error:
+    if target.platform != "cuda" or d.job.expert_kernel != "platform" or d.job.transport == "gather":
+      raise UsageError(f"{d.name} cannot be compiled for {target}: {error}") from error
+    reason = str(error)
+  plain = dataclasses.replace(d, job=dataclasses.replace(d.job, expert_kernel="einsum"))
+  program = build_program(plain, build_mesh(plain.strategy, devices))
+  return program, program.lower(), (f"experts are multiplied by einsum, for: {reason}",)
+
+
+def _compile(program: Program, lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, Module]:
+  """Raises CompileFailed with the compiler's words and the bytes of the program's arguments."""
+  try:
+    return compile_with_partitioned(lowered)
+  except jax.errors.JaxRuntimeError as error:
+    held = {name: sum(map(_shard_bytes, jax.tree.leaves(tree))) for name, tree in program.arguments.items()}
+    raise CompileFailed(shortened(str(error)), held) from error
+
+
+def _shard_bytes(leaf: Any) -> int:
+  return math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+
+
+def _settings(d: Deployment, platform: str, *, fell_back: bool) -> dict[str, str]:
+  """Where the platform chooses, it does so for each call; NVIDIA's kernels serve all or none."""
+  kernel = expert_kernel(d, platform) if platform == "gpu" else d.job.expert_kernel
+  return {
+    "partitioner": "Shardy" if jax.config.jax_use_shardy_partitioner else "GSPMD",
+    "XLA flags": os.environ.get("XLA_FLAGS", ""),
+    "expert kernel": "einsum" if fell_back else kernel,
+  }
+
+
+def target_devices(deployment: Deployment, target: Target) -> list[Any]:
+  """Devices that a target compiles for, at least as many as the strategy needs where it names those that are here."""
+  if target.platform == "tpu":
+    picked = target.on(deployment)
+    return topology_devices(f"{picked.generation}:{spelled(picked.shape)}", picked.slices)
+  if target.platform == "cuda":
+    target.require()
+    picked = target.on(deployment)
+    return cuda_devices(picked.generation, *picked.shape)
   devices, needed = jax.devices(), deployment.strategy
   if target.local and len(devices) < needed.devices:
     raise MissingError(
@@ -77,14 +136,6 @@ def _devices(deployment: Deployment, target: Target) -> list[Any]:
       " run it where there are as many, or compile for fake devices with --target cpu"
     )
   return devices
-
-
-def versions() -> dict[str, str]:
-  """Versions that decide what is compiled."""
-  return {
-    "jaxmoe": __version__,
-    **{name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")},
-  }
 
 
 def _argument_bytes(module: Module) -> list[int]:
@@ -101,7 +152,20 @@ def _padding(header: str) -> dict[str, int]:
   }
 
 
-def _class_bytes(classes: dict[str, Any], leaf_bytes: list[int]) -> dict[str, int]:
+def _beside_matmuls(program: Program, optimised: Module) -> dict[str, Any]:
+  """Memory traffic and elementwise work, as fields of a `CompiledStep`."""
+  traffic, work = memory_traffic(optimised), elementwise_work(optimised)
+  leaves = sum(len(jax.tree.leaves(tree)) for tree in program.arguments.values())
+  return {
+    "traffic_bytes": traffic.total,
+    "traffic_by_part": _by_part(traffic, ("attention", "router", "experts", "head", "optimizer")),
+    "class_read_bytes": _class_bytes(program.arguments, [traffic.of_arguments.get(i, 0.0) for i in range(leaves)]),
+    "elementwise_flops": work.flops,
+    "transcendentals": work.transcendentals,
+  }
+
+
+def _class_bytes[N: (int, float)](classes: dict[str, Any], leaf_bytes: list[N]) -> dict[str, N]:
   """Bytes of each class of a flattened sequence of pytrees."""
   found, start = {}, 0
   for name, tree in classes.items():
@@ -113,9 +177,9 @@ def _class_bytes(classes: dict[str, Any], leaf_bytes: list[int]) -> dict[str, in
   return found
 
 
-def _by_part(flops: FlopCount) -> dict[str, float]:
-  parts = {part: flops.within(part) for part in ("attention", "router", "experts", "head")}
-  return {**parts, "other": flops.total - sum(parts.values())}
+def _by_part(count: FlopCount | Traffic, scopes: tuple[str, ...]) -> dict[str, float]:
+  parts = {part: count.within(part) for part in scopes}
+  return {**parts, "other": count.total - sum(parts.values())}
 
 
 class _Clock:

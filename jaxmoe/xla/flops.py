@@ -8,9 +8,10 @@ import re
 import numpy as np
 
 from jaxmoe.xla import opcodes, scopes
-from jaxmoe.xla.hlo import Instruction, Module
+from jaxmoe.xla.declared import NOTHING, Declared, custom_call_flops
+from jaxmoe.xla.hlo import Instruction, Module, without_collector
 from jaxmoe.xla.loops import enter
-from jaxmoe.xla.walk import NOTHING, Declared, Visit, custom_call_flops, walk
+from jaxmoe.xla.walk import Visit, walk
 
 _MATMUL_PRIMITIVES = ("dot_general", "ragged_dot_general")
 _TRANSPARENT = frozenset({"bitcast", "convert", "copy", "reshape", "transpose", "reduce", "reduce-window"})
@@ -35,13 +36,14 @@ class FlopCount:
     return sum(flops for path, flops in self.by_scope.items() if scope in path.split("/"))
 
 
+@without_collector()
 def matmul_flops(module: Module, declared: Declared = NOTHING) -> FlopCount:
   """Sum over dots, convolutions, matmul custom calls, and dots that the compiler spelt as multiply and add.
 
   Raises:
     UnknownOperation, UnknownTripCount: see `walk`.
   """
-  counter = _Counter(module, declared)
+  counter = MatmulCounter(module, declared)
   by_scope: dict[str, float] = collections.defaultdict(float)
   bound = 0.0
   for visit in walk(module, declared, weight=counter.flops):
@@ -52,7 +54,7 @@ def matmul_flops(module: Module, declared: Declared = NOTHING) -> FlopCount:
   return FlopCount(total=sum(by_scope.values()), by_scope=dict(by_scope), bound=bound)
 
 
-class _Counter:
+class MatmulCounter:
   """FLOPs of one visit.
 
   A dot may end as a multiply (nothing to contract), or as a multiply without a name, summed by one or several
@@ -74,6 +76,12 @@ class _Counter:
 
   def flops(self, visit: Visit) -> float:
     return visit.count * self._once(visit.instruction)
+
+  def is_matmul(self, x: Instruction) -> bool:
+    """Whether `x` is a matmul or a part of one: an operation that makes up a dot's multiplications and sums."""
+    if x.opcode in opcodes.MATMULS or x in self._counted or x in self._summed:
+      return True
+    return x.opcode == "multiply" and _is_matmul(x)
 
   def _once(self, x: Instruction) -> float:
     if not opcodes.executes(x.opcode):

@@ -4,37 +4,52 @@ jaxlib's own objects lack what a cost walk needs (no shapes in 0.11; no roots, e
 version), so the module is read once from its canonical text, which jaxlib prints and checks.
 """
 
+import contextlib
 import dataclasses
 import functools
+import gc
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from jaxlib import _hlo  # pyright: ignore[reportAttributeAccessIssue]
 
 _COMPUTATION = re.compile(r"^(?P<entry>ENTRY )?%?(?P<name>[\w.\-]+) \(.*\) -> .* \{$")
-_INSTRUCTION = re.compile(r"^\s+(?P<root>ROOT )?%?(?P<name>[\w.\-$]+) = (?P<rest>.*)$")
-_LEAF = re.compile(r"\b([a-z]\w*)\[([\d,<=]*)\]")
-_CALLED = re.compile(r"\b(calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)")
+_INSTRUCTION = re.compile(r"\s+(ROOT )?%?([\w.\-$]+) = ([^\s(]\S*) ([\w\-]+)\(([^()]*)\)(.*)")
+_NESTED = re.compile(r"\s+(ROOT )?%?([\w.\-$]+) = (.*)")  # the same where parentheses stand in parentheses
+_LEAF = re.compile(r"\b([a-z]\w*)\[([\d,<=]*)\](?:\{[^}]*?S\((\d+)\)[^}]*\})?")
+_OPERAND = re.compile(r"%([\w.\-$]+)")
+_PARENTHESIS = re.compile(r"[()]")
+_OP_NAME = 'op_name="'
+_CALLED = re.compile(
+  r"\b(calls|to_apply|body|condition|true_computation|false_computation|select|scatter)=%?([\w.\-]+)"
+)
 _BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True)
 class Shape:
-  """One array: element type in HLO's spelling (`bf16`, `f8e4m3fn`, `pred`) and dimensions."""
+  """One array.
+
+  Attributes:
+    dtype: in HLO's spelling: `bf16`, `f8e4m3fn`, `pred`.
+    space: the memory that it lies in: 0 is the device's main memory, others are on the chip or the host's.
+  """
 
   dtype: str
   dims: tuple[int, ...]
+  space: int = 0
 
-  @property
+  @functools.cached_property
   def elements(self) -> int:
     return math.prod(self.dims)
 
-  @property
+  @functools.cached_property
   def bytes(self) -> float:
     return self.elements * item_bytes(self.dtype)
 
 
+@functools.cache
 def item_bytes(dtype: str) -> float:
   """Bytes of one element: the first number in the name counts bits (`f8e4m3fn` 1, `s4` 0.5); `pred` is 1."""
   if dtype == "pred":
@@ -43,7 +58,7 @@ def item_bytes(dtype: str) -> float:
   return int(bits.group()) / 8 if bits else 0  # `token` and `opaque` hold no data
 
 
-@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+@dataclasses.dataclass(eq=False)  # not frozen: a large module has half a million, and frozen ones take twice as long
 class Instruction:
   """One line of HLO.
 
@@ -67,14 +82,20 @@ class Instruction:
     """The only array of the result, or a tuple's first."""
     return self.shapes[0]
 
-  @property
+  @functools.cached_property
   def op_name(self) -> str:
     """jax's path of scopes and primitive, `jit(f)/layer/dot_general`; empty if the compiler dropped it."""
-    return self.text("op_name")
+    begin = self.attributes.find(_OP_NAME)
+    if begin < 0:
+      return ""
+    begin += len(_OP_NAME)
+    end = self.attributes.find('"', begin)
+    name = self.attributes[begin:end]
+    return self.text("op_name") if name.endswith("\\") else name
 
-  @property
+  @functools.cached_property
   def called(self) -> dict[str, str]:
-    """Computation names by role: `calls`, `to_apply`, `body`, `condition`."""
+    """Computation names by role: `calls`, `to_apply`, `body`, `condition`, `select`, `scatter`."""
     return dict(_CALLED.findall(self.attributes))
 
   @property
@@ -92,7 +113,7 @@ class Instruction:
 
   def text(self, key: str) -> str:
     """A quoted attribute, `custom_call_target="TopK"`; empty if absent."""
-    found = re.search(rf'\b{key}="((?:[^"\\]|\\.)*)"', self.attributes)
+    found = re.search(rf'\b{key}="([^"\\]*(?:\\.[^"\\]*)*)"', self.attributes)
     return found.group(1) if found else ""
 
   def word(self, key: str) -> str:
@@ -115,13 +136,19 @@ class Computation:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Module:
-  """A parsed module; `devices` is partitions x replicas."""
+  """A parsed module.
+
+  Attributes:
+    devices: partitions x replicas.
+    declares: whether some scope declares expected work beside the most.
+  """
 
   name: str
   computations: Mapping[str, Computation]
   entry: Computation
   devices: int
   header: str
+  declares: bool
 
   @classmethod
   def from_compiled(cls, compiled) -> "Module":
@@ -133,26 +160,32 @@ class Module:
     modules = compiled.runtime_executable().hlo_modules()
     if len(modules) != 1:
       raise NotImplementedError(f"expected one HLO module in the executable, got {len(modules)}")
-    return cls._from_canonical(modules[0].to_string())
+    return cls.from_canonical(modules[0].to_string())
 
   @classmethod
   def from_text(cls, text: str) -> "Module":
     """Any HLO text that XLA's parser accepts, dumps included."""
-    return cls._from_canonical(_hlo.hlo_module_from_text(text).to_string())
+    return cls.from_canonical(_hlo.hlo_module_from_text(text).to_string())
 
   @classmethod
-  def _from_canonical(cls, text: str) -> "Module":
-    computations, entry, lines = {}, "", text.splitlines()
-    for number, line in enumerate(lines):
-      head = _COMPUTATION.match(line)
-      if head:
-        body = lines[number + 1 : _block_end(lines, number)]
-        computations[head["name"]] = _computation(head["name"], body)
+  def from_canonical(cls, text: str) -> "Module":
+    """Text as jaxlib prints it; any other raises."""
+    lines = text.splitlines()
+    starts = [i for i, line in enumerate(lines) if line.endswith("{") and not line.startswith(" ")]
+    computations, entry = {}, ""
+    with without_collector():
+      for start, following in zip(starts, [*starts[1:], len(lines)], strict=True):
+        head = _COMPUTATION.match(lines[start])
+        assert head, f"unreadable HLO line: {lines[start][:200]}"
+        end = next(i for i in reversed(range(start, following)) if lines[i].startswith("}"))
+        computations[head["name"]] = _computation(head["name"], lines[start + 1 : end])
         entry = head["name"] if head["entry"] else entry
-    header = "\n".join(lines[: next(i for i, line in enumerate(lines) if _COMPUTATION.match(line))])
     sizes = dict(re.findall(r"\b(num_partitions|replica_count)=(\d+)", lines[0]))
     devices = math.prod(int(size) for size in sizes.values())
-    return cls(lines[0].split()[1].rstrip(","), computations, computations[entry], devices, header)
+    header = "\n".join(lines[: starts[0]])
+    return cls(
+      lines[0].split()[1].rstrip(","), computations, computations[entry], devices, header, "[expected=" in text
+    )
 
   def source(self, instruction: Instruction) -> str:
     """`file.py:12` where jax traced it; empty if unknown."""
@@ -169,37 +202,47 @@ class Module:
     return {number: locations.get(location, "") for number, location in frames}
 
 
-def _block_end(lines: list[str], start: int) -> int:
-  return next(number for number in range(start, len(lines)) if lines[number].startswith("}"))
+@contextlib.contextmanager
+def without_collector() -> Iterator[None]:
+  """While millions of objects are made that all stay, looking for unreachable ones takes as long as making them."""
+  was_on = gc.isenabled()
+  gc.disable()
+  try:
+    yield
+  finally:
+    if was_on:
+      gc.enable()
 
 
 def _computation(name: str, lines: list[str]) -> Computation:
   instructions: dict[str, Instruction] = {}
   root = ""
   for line in lines:
-    match = _INSTRUCTION.match(line)
-    assert match, f"unreadable HLO line in {name}: {line[:200]}"
-    instructions[match["name"]] = _instruction(match["name"], match["rest"], instructions)
-    root = match["name"] if match["root"] else root
+    match = _INSTRUCTION.fullmatch(line)
+    is_root, instruction, shape, opcode, literal, attributes = match.groups() if match else _nested(line)
+    operands = () if opcode in ("constant", "parameter") else _OPERAND.findall(literal)
+    instructions[instruction] = Instruction(
+      instruction, opcode, _shapes(shape), tuple([instructions[operand] for operand in operands]), literal, attributes
+    )
+    root = instruction if is_root else root
   return Computation(name, tuple(instructions.values()), instructions[root])
 
 
-def _instruction(name: str, rest: str, known: dict[str, Instruction]) -> Instruction:
+def _nested(line: str) -> tuple[str | None, str, str, str, str, str]:
+  """Root, name, shape, opcode, literal and attributes of a line whose shape or literal holds parentheses."""
+  match = _NESTED.fullmatch(line)
+  assert match, f"unreadable HLO line: {line[:200]}"
+  is_root, name, rest = match.groups()
   shape_end = _closing(rest, 0) + 1 if rest.startswith("(") else rest.index(" ")
   opcode, _, _ = rest[shape_end:].partition("(")
   opening = shape_end + len(opcode)
   closing = _closing(rest, opening)
-  literal = rest[opening + 1 : closing]
-  opcode = opcode.strip()
-  operands = () if opcode in ("constant", "parameter") else re.findall(r"%([\w.\-$]+)", literal)
-  return Instruction(
-    name=name,
-    opcode=opcode,
-    shapes=tuple(Shape(dtype, _dims(dims)) for dtype, dims in _LEAF.findall(rest[:shape_end])),
-    operands=tuple(known[operand] for operand in operands),
-    literal=literal,
-    attributes=rest[closing + 1 :],
-  )
+  return is_root, name, rest[:shape_end], opcode.strip(), rest[opening + 1 : closing], rest[closing + 1 :]
+
+
+@functools.lru_cache(maxsize=4096)
+def _shapes(text: str) -> tuple[Shape, ...]:
+  return tuple(Shape(dtype, _dims(dims), int(space or 0)) for dtype, dims, space in _LEAF.findall(text))
 
 
 def _dims(text: str) -> tuple[int, ...]:
@@ -208,9 +251,10 @@ def _dims(text: str) -> tuple[int, ...]:
 
 
 def _closing(text: str, opening: int) -> int:
+  """The parenthesis that closes the one at `opening`."""
   depth = 0
-  for position in range(opening, len(text)):
-    depth += {"(": 1, ")": -1}.get(text[position], 0)
+  for found in _PARENTHESIS.finditer(text, opening):
+    depth += 1 if found.group() == "(" else -1
     if depth == 0:
-      return position
+      return found.start()
   raise AssertionError(f"unbalanced parentheses in HLO: {text[:200]}")

@@ -18,7 +18,7 @@ class UnknownTripCount(ValueError):
   """A loop whose iterations cannot be known from the program."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+@dataclasses.dataclass(slots=True, eq=False)
 class Frame:
   """A computation as called from one place: the call stack of the walk."""
 
@@ -32,7 +32,7 @@ class Frame:
     return Site(self.site.instruction.operands[int(parameter.literal)], self.site.frame)
 
 
-@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+@dataclasses.dataclass(slots=True, eq=False)
 class Site:
   """An instruction and the frame that it stands in."""
 

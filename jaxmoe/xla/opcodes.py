@@ -1,5 +1,6 @@
 """What a walk over HLO knows: opcodes and custom calls by name. Whatever is missing here raises an error."""
 
+import functools
 import re
 
 MATMULS = frozenset({"dot", "scaled-dot", "ragged-dot", "convolution"})
@@ -11,27 +12,48 @@ COLLECTIVES = frozenset(
   }
 )  # fmt: skip
 
-CALLS = frozenset({"call", "fusion", "while", "conditional", "async"})
+CALLS = frozenset({"call", "fusion", "while", "conditional", "async", "scan"})
 
-# Neither matmuls nor communication. Left out on purpose, so that they raise: cholesky, triangular-solve, fft,
-# scan (work that nobody counts here) and send, recv, infeed, outfeed, collective-reduce (traffic that nobody
-# counts here).
-OTHERS = frozenset(
+# One result element is one evaluation of a function that takes several FLOPs.
+TRANSCENDENTALS = frozenset(
   {
-    "abs", "acos", "acosh", "add", "add-dependency", "after-all", "and", "asin", "asinh", "atan2", "atanh",
-    "bitcast", "bitcast-convert", "broadcast", "cbrt", "ceil", "clamp", "compare", "complex", "concatenate",
-    "constant", "convert", "copy", "cosh", "cosine", "count-leading-zeros", "divide", "domain",
-    "dynamic-reshape", "dynamic-slice", "dynamic-update-slice", "erf", "exp2", "exponential",
-    "exponential-minus-one", "floor", "gather", "get-dimension-size", "get-tuple-element", "imag", "iota",
-    "is-finite", "log", "log-plus-one", "logistic", "map", "maximum", "minimum", "mulhi", "multiply",
-    "negate", "not", "opt-barrier", "or", "pad", "parameter", "partition-id", "popcnt", "power", "real",
-    "reduce", "reduce-precision", "reduce-window", "remainder", "replica-id", "reshape", "reverse", "rng",
-    "rng-bit-generator", "rng-get-and-update-state", "round-nearest-afz", "round-nearest-even", "rsqrt",
-    "scatter", "select", "select-and-scatter", "set-dimension-size", "shift-left", "shift-right-arithmetic",
-    "shift-right-logical", "shuffle", "sign", "sine", "sinh", "slice", "sort", "sqrt", "stochastic-convert",
-    "subtract", "tan", "tanh", "topk", "transpose", "tuple", "xor",
+    "acos", "acosh", "asin", "asinh", "atan2", "atanh", "cbrt", "cosh", "cosine", "erf", "exp2", "exponential",
+    "exponential-minus-one", "log", "log-plus-one", "logistic", "power", "rng", "rng-bit-generator", "rsqrt",
+    "sine", "sinh", "sqrt", "tan", "tanh",
   }
 )  # fmt: skip
+
+# One result element is one FLOP, of whatever dtype.
+ARITHMETIC = frozenset(
+  {
+    "abs", "add", "and", "bitcast-convert", "ceil", "clamp", "compare", "complex", "convert", "count-leading-zeros",
+    "divide", "floor", "imag", "is-finite", "maximum", "minimum", "mulhi", "multiply", "negate", "not", "or", "popcnt",
+    "real", "reduce-precision", "remainder", "round-nearest-afz", "round-nearest-even", "select", "shift-left",
+    "shift-right-arithmetic", "shift-right-logical", "sign", "stochastic-convert", "subtract", "xor",
+  }
+)  # fmt: skip
+
+# They apply a function of scalars, or compare, many times.
+APPLYING = frozenset({"map", "reduce", "reduce-window", "scatter", "select-and-scatter", "sort", "topk"})
+
+# Nothing is read or written: names for buffers, and what only orders or contains other operations.
+FREE = frozenset(
+  {
+    "add-dependency", "after-all", "bitcast", "constant", "domain", "get-dimension-size", "get-tuple-element",
+    "opt-barrier", "parameter", "partition-id", "replica-id", "rng-get-and-update-state", "set-dimension-size", "tuple",
+  }
+)  # fmt: skip
+
+MOVES = frozenset(
+  {
+    "broadcast", "concatenate", "copy", "dynamic-reshape", "dynamic-slice", "dynamic-update-slice", "gather", "iota",
+    "pad", "reshape", "reverse", "shuffle", "slice", "transpose",
+  }
+)  # fmt: skip
+
+# Left out on purpose, so that they raise: cholesky, triangular-solve, fft (work that nobody counts here) and
+# send, recv, infeed, outfeed, collective-reduce (traffic that nobody counts here).
+OTHERS = TRANSCENDENTALS | ARITHMETIC | APPLYING | FREE | MOVES
 
 KNOWN = MATMULS | COLLECTIVES | CALLS | OTHERS | {"custom-call"}
 
@@ -41,6 +63,14 @@ OTHER_CUSTOM_CALLS = frozenset(
   {
     "AllocateBuffer", "AssumeGatherIndicesInBound", "ConcatBitcast", "GatherScatterIndicesBitpacked", "MoveToDevice",
     "MoveToHost", "SPMDFullToShardShape", "SPMDShardToFullShape", "Sharding", "TopK", "annotate_device_placement",
+  }
+)  # fmt: skip
+
+# Of these, the ones that only name a buffer or say something about it.
+FREE_CUSTOM_CALLS = frozenset(
+  {
+    "AllocateBuffer", "AssumeGatherIndicesInBound", "ConcatBitcast", "SPMDFullToShardShape", "SPMDShardToFullShape",
+    "Sharding", "annotate_device_placement",
   }
 )  # fmt: skip
 
@@ -54,6 +84,7 @@ OFFLOADED = re.compile(r'"offload":"OFFLOAD_(GATHER|SCATTER)"')
 _ASYNC_SUFFIXES = ("-start", "-update", "-done")
 
 
+@functools.cache
 def base(opcode: str) -> str:
   """The operation that an asynchronous spelling stands for: `all-gather-start` -> `all-gather`."""
   for suffix in _ASYNC_SUFFIXES:
@@ -61,6 +92,7 @@ def base(opcode: str) -> str:
   return opcode
 
 
+@functools.cache
 def executes(opcode: str) -> bool:
   """False for the halves of an asynchronous operation that only wait for it."""
   return not opcode.endswith(("-update", "-done"))

@@ -1,5 +1,6 @@
 """User scopes (`jax.named_scope`) out of the op names that jax writes."""
 
+import functools
 import itertools
 import re
 
@@ -13,6 +14,7 @@ _STRUCTURE = frozenset(
 )  # fmt: skip
 
 
+@functools.lru_cache(maxsize=65536)
 def path(op_name: str) -> tuple[str, ...]:
   """`jit(f)/transpose(jvp(layer))/while/body/attention/bd,de->be/dot_general` -> `("layer", "attention")`.
 
@@ -28,6 +30,11 @@ def path(op_name: str) -> tuple[str, ...]:
     scopes = bare
   parts = [part for part in _FUNCTION.sub("", scopes).split("/") if _is_user_scope(part)]
   return tuple(part for part, _ in itertools.groupby(parts))
+
+
+def innermost(op_name: str) -> str:
+  """The last of `path`; empty without scopes."""
+  return (path(op_name) or ("",))[-1]
 
 
 def join(outer: str, inner: str) -> str:

@@ -9,17 +9,29 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from jaxmoe.kernels import work
+from jaxmoe.kernels.rows import vary
 
 PROCESSOR_AXIS, WARPGROUP_AXIS = "processor", "warpgroup"
 WARPGROUPS = 3  # of 128 threads; one copies, two multiply
 
 
-def kernel(body, *, name: str, out_type, processors: int, rows: int, cost: pl.CostEstimate, approximate: bool = True):
+def kernel(
+  body,
+  *,
+  name: str,
+  out_type,
+  processors: int,
+  rows: int,
+  cost: pl.CostEstimate,
+  declared_bytes: float,
+  approximate: bool = True,
+):
   """A call of `body` in every warpgroup of every processor, in a scope that declares its work.
 
   Args:
     rows: of the array of rows.
     cost: if all of `rows` are some expert's; for XLA's scheduler, which 0.12 can tell it.
+    declared_bytes: expected to be read and written.
   """
   takes_cost = "cost_estimate" in inspect.signature(plgpu.kernel).parameters
   more: dict[str, Any] = {"cost_estimate": cost} if takes_cost else {}
@@ -34,7 +46,13 @@ def kernel(body, *, name: str, out_type, processors: int, rows: int, cost: pl.Co
     compiler_params=plgpu.CompilerParams(approx_math=approximate),
     **more,
   )
-  return jax.named_scope(work.kernel_scope(cost.flops / rows, rows))(call)
+  scoped = jax.named_scope(work.kernel_scope(cost.flops / rows, rows, declared_bytes))(call)
+  return lambda *operands: jax.tree.map(_varying_like, scoped(*operands), out_type)
+
+
+def _varying_like(array, declared: jax.ShapeDtypeStruct):
+  """The kernel's result as its type was declared: jax drops over which mesh axes it varies."""
+  return vary(array, declared.manual_axis_type.varying)
 
 
 def output(shape: tuple[int, ...], like) -> jax.ShapeDtypeStruct:

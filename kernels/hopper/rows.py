@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
+from jaxmoe.kernels import work
 from jaxmoe.kernels.hopper import compat
 from jaxmoe.kernels.hopper.config import TileShape
 from jaxmoe.kernels.hopper.ring import each_turn, loop, run
@@ -133,7 +134,21 @@ def grouped_rows(
     bytes_accessed=2 * (len(terms) * (N * D + beside * E * D * F) + outputs * N * F),
     transcendentals=0,
   )
+  declared_bytes = work.kernel_bytes(
+    N,
+    E,
+    row_bytes=2 * len(terms) * D,
+    weight_bytes=2 * len(terms) * beside * E * D * F,
+    result_bytes=2 * outputs * N * F,
+  )
   call = compat.kernel(
-    kernel, name=name, out_type=out_type, processors=processors, rows=N, cost=cost, approximate=approximate
+    kernel,
+    name=name,
+    out_type=out_type,
+    processors=processors,
+    rows=N,
+    cost=cost,
+    declared_bytes=declared_bytes,
+    approximate=approximate,
   )
   return call(tiles, [(aligned(x), tuple(weights)) for x, weights in terms])

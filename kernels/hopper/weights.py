@@ -5,6 +5,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
+from jaxmoe.kernels import work
 from jaxmoe.kernels.hopper import compat
 from jaxmoe.kernels.hopper.config import CHUNK, TileShape
 from jaxmoe.kernels.hopper.ring import CONSUMERS, each_turn, loop, run
@@ -94,7 +95,16 @@ def grouped_weights(x_ND, y_NF, sizes_E, *, shape: TileShape, processors: int):
 
   out_type = compat.output((E, D, F), x_ND)
   cost = pl.CostEstimate(flops=2 * N * D * F, bytes_accessed=2 * (N * D + N * F + E * D * F), transcendentals=0)
-  call = compat.kernel(kernel, name="weight_gradient", out_type=out_type, processors=processors, rows=N, cost=cost)
+  declared_bytes = work.kernel_bytes(N, E, row_bytes=2 * (D + F), weight_bytes=0, result_bytes=2 * E * D * F)
+  call = compat.kernel(
+    kernel,
+    name="weight_gradient",
+    out_type=out_type,
+    processors=processors,
+    rows=N,
+    cost=cost,
+    declared_bytes=declared_bytes,
+  )
   return call(group_rows(sizes_E, N), aligned(x_ND), aligned(y_NF))
 
 

@@ -1,0 +1,108 @@
+"""What `generate` makes beside command output: a page for each deployment of the catalogue, and tables from the code.
+
+Between `<!-- table of: NAME -->` and `<!-- end of table -->` stands what the function of that name in `TABLES` returns.
+"""
+
+import json
+import pathlib
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+
+from jaxmoe.config.catalogue import deployment_names, load_deployment
+from jaxmoe.report import units
+from jaxmoe.report.rules import REWRITES, RULES, allowed
+
+FOLDER = "docs/deployments"
+TABLE = re.compile(r"<!-- table of: (?P<name>\w+) -->\n(?P<old>.*?)<!-- end of table -->", re.DOTALL)
+OUTLINE = """\
+# {name}
+
+{title}. Its document is `{document}`.
+
+Made by `make docs`. Every number says who gave it: a formula, the compiler, a clock or the document. With figures, for
+a browser: [{name}.html]({name}.html).
+
+## Plan
+
+<!-- output of: jaxmoe estimate {name} -->
+<!-- end of output -->
+
+## Placement, the first ranks
+
+<!-- output of: jaxmoe place {name} --ranks :{ranks} -->
+<!-- end of output -->
+
+## Compiled for {devices} fake CPU devices, and compared
+
+<!-- output of: jaxmoe verify {name} --target cpu --html {folder}/{name}.html -->
+<!-- end of output -->
+
+## What the document claims
+
+<!-- output of: jaxmoe audit {name} --summary -->
+<!-- end of output -->
+"""
+
+
+def names(suffix: str = "md") -> list[str]:
+  """The pages, from the root of the repository."""
+  return [f"{FOLDER}/{name}.{suffix}" for name in deployment_names()]
+
+
+def write_outlines(root: pathlib.Path) -> None:
+  """Every page without its output."""
+  (root / FOLDER).mkdir(exist_ok=True)
+  for name in deployment_names():
+    d = load_deployment(name)
+    devices = d.strategy.devices
+    (root / FOLDER / f"{name}.md").write_text(
+      OUTLINE.format(
+        name=name, title=d.title, document=d.document, devices=devices, ranks=min(16, devices), folder=FOLDER
+      )
+    )
+
+
+def with_tables(text: str) -> str:
+  return TABLE.sub(lambda block: f"<!-- table of: {block['name']} -->\n{TABLES[block['name']]()}{END}", text)
+
+
+END = "<!-- end of table -->"
+
+
+def _rules() -> str:
+  return _markdown(["compared", "allowed", "why"], [(rule.what, allowed(rule), rule.reason) for rule in RULES])
+
+
+def _rewrites() -> str:
+  return _markdown(["rewrite", "meaning"], [(f"`{name}`", meaning) for name, meaning in REWRITES.items()])
+
+
+def _results() -> str:
+  headers = ["deployment", "devices", "checks that hold", "largest error", "unplanned collectives", "needs", "verdict"]
+  return _markdown(headers, [_result(name) for name in deployment_names()])
+
+
+def _result(name: str) -> tuple[str, ...]:
+  command = [sys.executable, "-m", "jaxmoe", "verify", name, "--target", "cpu", "--json"]
+  print(f"running {' '.join(command[2:])}", file=sys.stderr)
+  found = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+  checks, needed = found["checks"], found["memory_bytes"]["needed_bytes"]
+  return (
+    f"[{name}](deployments/{name}.md)",
+    str(found["devices"]),
+    f"{sum(check['ok'] for check in checks)} of {len(checks)}",
+    units.percent(max(abs(check["relative_error"]) for check in checks)),
+    str(sum(not rewrite["ok"] for rewrite in found["rewrites"])),
+    f"{units.bytes_(needed)} of {units.bytes_(found['capacity_bytes'])}",
+    "agrees" if found["ok"] else "DISAGREES",
+  )
+
+
+def _markdown(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+  lines = [headers, ["---"] * len(headers), *rows]
+  return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+TABLES = {"rules": _rules, "rewrites": _rewrites, "results": _results}
