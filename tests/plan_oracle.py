@@ -5,6 +5,7 @@ import itertools
 import math
 
 from jaxmoe.config.deployment import Deployment
+from jaxmoe.cost.load import load_of
 from jaxmoe.cost.memory import memory
 from jaxmoe.cost.time import step_time
 from jaxmoe.meshes.axes import AXES, TENSOR
@@ -141,6 +142,6 @@ def all_plans(question):
   found = {}
   for d in deployments(question):
     if key(d) not in found:
-      needs = memory(d, question.assumptions.load).total
+      needs = memory(d, load_of(d, question.assumptions)).total
       found[key(d)] = Priced(d, float(needs), float(step_time(d, question.assumptions).total_s))
   return found

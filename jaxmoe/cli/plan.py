@@ -8,6 +8,7 @@ import typer
 
 from jaxmoe.cli.amounts import bytes_of, seconds_of
 from jaxmoe.cli.exit_codes import ExitCode
+from jaxmoe.cli.expert_load import load_from
 from jaxmoe.cli.loading import with_home
 from jaxmoe.cli.output import json_text, log, write, write_json, write_tables
 from jaxmoe.config.files import shown
@@ -43,7 +44,10 @@ def run(
   reserve: Annotated[str, typer.Option(help="Memory of a device to keep free: 4GB.")] = "0GB",
   dispatch_overlap: Annotated[float, typer.Option(help="Share of the experts' exchange that is hidden.")] = 0.0,
   gradient_overlap: Annotated[float, typer.Option(help="Share of the gradients' sum that is hidden.")] = 0.0,
-  load: Annotated[float, typer.Option(help="Rows of the busiest device's experts over the mean.")] = 1.0,
+  load: Annotated[
+    str,
+    typer.Option(help="Expert load: busiest device over mean (1.5), power:1.2, or a file with rows_by_expert."),
+  ] = "1",
   mtp: Annotated[bool, typer.Option("--mtp", help="With the layers that predict further tokens.")] = False,
   top: Annotated[int, typer.Option(min=1, max=100, help="Plans to show.")] = 10,
   out: Annotated[str | None, typer.Option(metavar="DIR", help="Write the plan, its guide and its checks here.")] = None,
@@ -65,7 +69,7 @@ def run(
     space=_space(kind, runnable, transport),
     objective=objective or ("latency" if kind == "train" else "throughput"),  # pyright: ignore[reportArgumentType]
     constraints=_constraints(max_step, min_tokens_per_ms, reserve),
-    assumptions=Assumptions(dispatch_overlap=dispatch_overlap, gradient_overlap=gradient_overlap, load=load),
+    assumptions=Assumptions(dispatch_overlap=dispatch_overlap, gradient_overlap=gradient_overlap, **load_from(load)),
   )
   _warn(question)
   found = _answer(question, top, out, force)

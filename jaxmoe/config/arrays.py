@@ -1,7 +1,7 @@
 """Arithmetic that takes one whole number or an array of them alike, and gives back what it was given."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,14 @@ def ceil(number: Any) -> Any:
 def ceil_div(number: Any, parts: Any) -> Any:
   """The largest part of `number` things dealt out to `parts`."""
   return -(-number // parts)
+
+
+def table_of(sizes: Any, function: Callable[[int], float]) -> Any:
+  """`function` of every entry of an array of few different sizes, or of one."""
+  if isinstance(sizes, int):
+    return function(sizes)
+  values, places = np.unique(sizes, return_inverse=True)
+  return np.array([function(int(size)) for size in values])[places].reshape(sizes.shape)
 
 
 def total(parts: Iterable[Any]) -> Any:

@@ -11,7 +11,7 @@ from jaxmoe.config.arrays import ceil_div
 from jaxmoe.config.job import ITEM_BYTES
 from jaxmoe.config.shares import Shares
 from jaxmoe.cost.constants import MASK_BYTES, WIDE_BYTES
-from jaxmoe.cost.flops import balanced_rows, gathered_rows
+from jaxmoe.cost.flops import busiest_rows, gathered_rows
 from jaxmoe.cost.layer import multiplied_keys, residual_tokens, sequence_shards
 
 
@@ -108,4 +108,4 @@ def buffer_rows(d: Shares, load: Any = 1) -> Any:
   """Rows of the arrays that experts read and write: fixed buffers, room for the worst, or as many as come."""
   if d.job.transport == "gather":
     return gathered_rows(d)
-  return balanced_rows(d) * (load if d.job.transport == "ragged" else 1)
+  return busiest_rows(d, load)

@@ -12,19 +12,32 @@ class Assumptions:
   Attributes:
     dispatch_overlap: of the exchange of tokens with experts, hidden behind the same pass as far as its matmuls last.
     gradient_overlap: of the gradients' sum, hidden behind the last microbatch's backward as far as it lasts.
-    load: rows of the busiest device's experts over the mean of all devices.
+    load: rows of the busiest device's experts over the mean of all devices; at most as many as share the experts.
+    popularity: how tokens choose experts, which gives the load of each way to deal them out: a power law's exponent, or
+      rows by expert, measured. Where it is given, `load` is not read.
   """
 
   dispatch_overlap: float = 0.0
   gradient_overlap: float = 0.0
   load: float = 1.0
+  popularity: float | tuple[float, ...] | None = None
 
   def __post_init__(self):
     for name in ("dispatch_overlap", "gradient_overlap"):
       if not 0 <= getattr(self, name) <= 1:
         raise UsageError(f"assumptions.{name} must lie in [0, 1], got {getattr(self, name)}")
+    self._check_popularity()
     if not self.load >= 1:
       raise UsageError(f"assumptions.load must be at least 1, which is balanced, got {self.load}")
+
+  def _check_popularity(self):
+    match self.popularity:
+      case float() if not self.popularity > 1:
+        raise UsageError(f"assumptions.popularity, a power law's exponent, must be above 1, got {self.popularity}")
+      case tuple() if not all(0 <= rows < float("inf") for rows in self.popularity) or not any(self.popularity):
+        raise UsageError("assumptions.popularity, rows by expert, must be 0 or more and not all 0")
+      case _:
+        pass
 
 
 NOTHING_HIDDEN = Assumptions()

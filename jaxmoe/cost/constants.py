@@ -64,6 +64,9 @@ SCORE_GRADIENT_PASSES = _physics(
   "SCORE_GRADIENT_PASSES", 5, "numbers", "Dropout reads a gradient and writes one; softmax reads it and itself, writes."
 )
 ROUNDING = _physics("ROUNDING", 1e-9, "share", "Far above a float64's error, far below any share that is priced.")
+MOST_POPULAR_SHARE = _physics(
+  "MOST_POPULAR_SHARE", 0.8, "share", "Of tokens that may choose one expert, as aiconfigurator's power law has it."
+)
 LOAD_DRAWS = _physics("LOAD_DRAWS", 1000, "draws", "Of experts' popularity; their mean varies by less than 1 %.")
 
 DENSE_ROWS = (

@@ -8,6 +8,7 @@ from jaxmoe.config.job import Remat
 from jaxmoe.cost.assumptions import NOTHING_HIDDEN, Assumptions
 from jaxmoe.cost.collectives import Collective, collectives
 from jaxmoe.cost.flops import PartFlops, executed_flops, flops_per_token, useful_flops
+from jaxmoe.cost.load import load_of
 from jaxmoe.cost.memory import MemoryBytes, activation_bytes, cache_bytes_per_token, memory
 from jaxmoe.cost.network import collective_s
 from jaxmoe.cost.parameters import active_parameters, parameters_by_class, total_parameters
@@ -66,7 +67,7 @@ def estimate(deployment: Deployment, assumed: Assumptions = NOTHING_HIDDEN) -> E
   return Estimate(
     deployment=d,
     parameters={"total": total_parameters(m), "active": active_parameters(m), **classes},
-    memory=_whole(memory(d, assumed.load)),
+    memory=_whole(memory(d, load_of(d, assumed))),
     activation_bytes_by_remat={remat: _activation_bytes(d, remat) for remat in ("none", "selective", "full")},
     executed=executed_flops(d),
     useful=useful,

@@ -78,6 +78,11 @@ def balanced_rows(d: Shares) -> Any:
   return d.dispatch_tokens * (d.model.num_experts if d.job.transport == "dense" else d.model.experts_per_token)
 
 
+def busiest_rows(d: Shares, load: Any) -> Any:
+  """Rows of the device whose experts are chosen most, `load` times the mean; fixed buffers are the same everywhere."""
+  return balanced_rows(d) * (load if d.job.transport in ("gather", "ragged") else 1)
+
+
 def gathered_rows(d: Shares) -> Any:
   """Rows that `gather` has room for: each token of the group at all its choices, or at all experts of a device."""
   group = d.rules.shards("expert", "E")

@@ -1,12 +1,30 @@
-"""Rows of the busiest device's experts over the mean of all devices: `Assumptions.load`, from how tokens choose."""
+"""Rows of the busiest device's experts over the mean of all devices, from how tokens choose."""
 
+import functools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxmoe.cost.constants import LOAD_DRAWS
+from jaxmoe.config.arrays import least, table_of
+from jaxmoe.config.shares import Shares
+from jaxmoe.cost.assumptions import Assumptions
+from jaxmoe.cost.constants import LOAD_DRAWS, MOST_POPULAR_SHARE
 from jaxmoe.meshes.errors import UsageError
+
+
+def load_of(d: Shares, assumed: Assumptions) -> Any:
+  """The load of each plan's way to deal experts out; one device that has them all has the mean."""
+  devices, experts = d.rules.shards("expert", "E"), d.model.num_experts
+  match assumed.popularity:
+    case None:
+      return least(assumed.load, devices)
+    case tuple():
+      return table_of(devices, functools.partial(busiest_over_mean, assumed.popularity))
+    case exponent:
+      tokens = max(1, MOST_POPULAR_SHARE * d.job.batch * d.job.query_length)
+      return table_of(devices, lambda n: power_law_load(experts, n, exponent, most_over_least=tokens))
 
 
 def busiest_over_mean(rows_by_expert: Sequence[float] | NDArray[np.float64], devices: int) -> float:
@@ -22,6 +40,7 @@ def busiest_over_mean(rows_by_expert: Sequence[float] | NDArray[np.float64], dev
   return float(np.mean(by_device.max(-1) / by_device.mean(-1)))
 
 
+@functools.cache
 def power_law_load(num_experts: int, devices: int, exponent: float, *, most_over_least: float) -> float:
   """Of experts whose popularity x has the density x^-exponent between its least and its most, each drawn on its own.
 

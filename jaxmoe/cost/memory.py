@@ -7,12 +7,9 @@ Sizes may be arrays, one entry a plan.
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
-from jaxmoe.config.arrays import ceil_div, most, total
+from jaxmoe.config.arrays import ceil_div, most, table_of, total
 from jaxmoe.config.job import ITEM_BYTES
 from jaxmoe.config.model import ModelConfig
 from jaxmoe.config.shares import Shares
@@ -171,11 +168,3 @@ def logit_bytes(d: Shares) -> Any:
 def dispatch_bytes(d: Shares, load: Any = 1) -> Any:
   """Expert buffers as sent, as received, and the same two on the way back."""
   return DISPATCH_BUFFERS * buffer_rows(d, load) * d.model.d_model * ITEM_BYTES[d.job.precision.compute]
-
-
-def table_of(sizes: Any, function: Callable[[int], int]) -> Any:
-  """`function` of every entry of an array of few different sizes, or of one."""
-  if isinstance(sizes, int):
-    return function(sizes)
-  values, places = np.unique(sizes, return_inverse=True)
-  return np.array([function(int(size)) for size in values])[places].reshape(sizes.shape)

@@ -9,8 +9,9 @@ from jaxmoe.config.job import Precision
 from jaxmoe.config.shares import Shares
 from jaxmoe.cost.assumptions import Assumptions
 from jaxmoe.cost.collectives import Collective, LayerCollective, Sizes, attention, dense, experts, shared
-from jaxmoe.cost.flops import balanced_rows, hidden_share
+from jaxmoe.cost.flops import busiest_rows, hidden_share
 from jaxmoe.cost.layer import Operation, attention_operations, dense_operations, expert_operations
+from jaxmoe.cost.load import load_of
 from jaxmoe.cost.network import Group
 from jaxmoe.cost.stage import StageLayers
 from jaxmoe.meshes.cluster import Cluster
@@ -115,12 +116,20 @@ class Passes:
   again: Pass
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Exchange:
+  """Of tokens with experts: over which axes, and what the busiest device receives over the mean."""
+
+  axes: tuple[str, ...]
+  load: Any
+
+
 def passes(d: Shares, stage: StageLayers, device: Device, network: Network, assumed: Assumptions) -> Passes:
   """All passes through one stage."""
-  z = Sizes(d)
+  z, load = Sizes(d), load_of(d, assumed)
   layers = (
     (stage.all, attention_operations(d), attention(z)),
-    (stage.routed, expert_operations(d, balanced_rows(d) * assumed.load), (*experts(z), *shared(z))),
+    (stage.routed, expert_operations(d, busiest_rows(d, load)), (*experts(z), *shared(z))),
     (stage.dense, dense_operations(d), dense(z) if d.model.dense else ()),
   )
   timed = [
@@ -128,8 +137,11 @@ def passes(d: Shares, stage: StageLayers, device: Device, network: Network, assu
     for count, operations, messages in layers
   ]
 
+  # With ragged rows the busiest device's share of them comes over its own links.
+  exchange = Exchange(d.strategy.experts_over, load if d.job.transport == "ragged" else 1)
+
   def one(work: Callable[[Operation], Any], runs: Callable[[LayerCollective], Any]) -> Pass:
-    return _pass(timed, work, runs, d.strategy.experts_over, assumed.dispatch_overlap)
+    return _pass(timed, work, runs, exchange, assumed.dispatch_overlap)
 
   return Passes(
     F=one(lambda op: 1, lambda c: c.forward),
@@ -149,19 +161,19 @@ def _pass(
   timed: list[Timed],
   work: Callable[[Operation], Any],
   runs: Callable[[LayerCollective], Any],
-  experts_over: tuple[str, ...],
+  exchange: Exchange,
   overlap: float,
 ) -> Pass:
   """One pass: `work` of each operation, in forwards; `runs` of each collective; less what overlaps."""
   parts: dict[str, Any] = {}
-  network = exchange = 0.0
+  network = exchanged = 0.0
   for kind in timed:
     for op, s in kind.operations:
       parts[op.part] = parts.get(op.part, 0.0) + kind.layers * work(op) * s
     for c, s in kind.messages:
-      if c.part == "experts" and c.axes == experts_over:
-        exchange = exchange + kind.layers * runs(c) * s
+      if c.part == "experts" and c.axes == exchange.axes:
+        exchanged = exchanged + kind.layers * runs(c) * s * exchange.load
       else:
         network = network + kind.layers * runs(c) * s
-  hidden = least(overlap * exchange, sum(parts.values())) if overlap else 0.0
-  return Pass(parts, network, exchange - hidden)
+  hidden = least(overlap * exchanged, sum(parts.values())) if overlap else 0.0
+  return Pass(parts, network, exchanged - hidden)

@@ -14,7 +14,7 @@ from jaxmoe.config.shares import Shares
 from jaxmoe.cost.constants import TRAIN_PASSES
 from jaxmoe.cost.flops import expert_rows, passes
 from jaxmoe.cost.holdings import Holding, gradient_bytes, holdings, optimizer_bytes, weight_bytes
-from jaxmoe.cost.layer import attention_operations, dense_operations, expert_operations
+from jaxmoe.cost.layer import Operation, attention_operations, dense_operations, expert_operations
 from jaxmoe.cost.memory import cache_bytes
 from jaxmoe.cost.parameters import parameter_tensors
 from jaxmoe.cost.stage import stage_layers
@@ -39,7 +39,7 @@ def executed_bytes(deployment: Deployment, *, kernel: str | None = None) -> Part
   d = deployment
   stage = stage_layers(d)[0]
 
-  def moved(operations: list, layers: Any) -> float:
+  def moved(operations: list[Operation], layers: Any) -> float:
     return sum(d.ticks * layers * passes(d, op) * op.bytes for op in operations)
 
   experts = moved(expert_operations(d, expert_rows(d, kernel).expected), stage.routed)

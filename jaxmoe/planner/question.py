@@ -81,6 +81,9 @@ class Question:
     weights, experts = self.job.precision.weights, self.model.num_experts
     if self.job.kind == "train" and weights not in WIDE_DTYPES:
       raise UsageError(f"weights to train must be one of {', '.join(WIDE_DTYPES)}, got {weights}, which is only read")
+    popularity = self.assumptions.popularity
+    if isinstance(popularity, tuple) and len(popularity) != experts:
+      raise UsageError(f"popularity must have rows of each of the model's {experts} experts, got {len(popularity)}")
     if not self.assumptions.load <= experts:
       raise UsageError(f"load must be at most {experts}, all rows at one expert's device, got {self.assumptions.load}")
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxmoe.config.deployment import Deployment
 from jaxmoe.cost import time as pricing
+from jaxmoe.cost.load import load_of
 from jaxmoe.cost.memory import peak_bytes
 from jaxmoe.cost.plans import Column, Plans
 from jaxmoe.meshes.axes import AXES, CONTEXT, DATA, EXPERT, STAGE, TENSOR
@@ -170,7 +171,7 @@ def _price(question: Question, devices: int, family: Family, columns: dict[str, 
   legal = _legal(block, space, found.rejected)
   found.priced += int(legal.sum()) * len(space.remats)
   with np.errstate(invalid="ignore"):
-    used = np.where(legal, peak_bytes(block, question.assumptions.load), np.inf)
+    used = np.where(legal, peak_bytes(block, load_of(block, question.assumptions)), np.inf)
   shape = (len(columns[STAGE]), len(space.schedules), len(space.remats), len(space.zeros))
   used = np.broadcast_to(used, shape)
   fits = used <= question.cluster.memory_bytes - question.constraints.reserve_bytes

@@ -5,6 +5,7 @@ from importlib import resources
 from typing import Any
 
 from jaxmoe.cost.estimate import SOURCE, Estimate, collectives_by_axis
+from jaxmoe.cost.load import load_of
 from jaxmoe.meshes.axes import label
 from jaxmoe.planner.answer import Answer
 from jaxmoe.planner.pareto import Explored
@@ -166,12 +167,19 @@ def _network(e: Estimate) -> Table:
   return Table("Collectives", headers, rows)
 
 
+def _busiest(a: Answer) -> str:
+  x, load = a.question.assumptions, load_of(a.best.deployment, a.question.assumptions)
+  law = {float: "by a power law of exponent", tuple: "by the rows measured"}.get(type(x.popularity), "")
+  exponent = f" {x.popularity:g}" if isinstance(x.popularity, float) else ""
+  return f"{load:.3g}" + (f" ({law}{exponent})" if law else "")
+
+
 def _assumptions(a: Answer) -> Iterable[str]:
   """Of the prediction, then of the cluster's file."""
   x = a.question.assumptions
   yield f"{units.percent(x.dispatch_overlap)} of the experts' exchange is hidden behind matmuls"
   yield f"{units.percent(x.gradient_overlap)} of the gradients' sum is hidden behind the last backward"
-  yield f"the busiest device's experts get {x.load:g} times the mean rows"
+  yield f"the busiest device's experts get {_busiest(a)} times the mean rows"
   for field, reason in a.question.cluster.assumptions.items():
     yield f"cluster, `{field}`: {reason}"
   if a.question.cluster.source:

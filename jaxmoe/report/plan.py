@@ -39,6 +39,7 @@ def tables(a: Answer) -> list[Table]:
 
 def _plans(a: Answer) -> Table:
   """Every plan with its devices written out."""
+  decode = a.question.job.kind == "decode"
   rows = [
     (
       f"{rank}",
@@ -49,14 +50,16 @@ def _plans(a: Answer) -> Table:
       units.percent(e.bubble),
       units.seconds(e.time.total_s),
       units.rate(e.tokens_per_s / e.deployment.strategy.devices, "tokens/s"),
+      *([units.rate(1 / e.time.total_s, "tokens/s")] if decode else []),
       units.percent(e.mfu),
       e.time.bottleneck.replace("_", " "),
       SOURCE,
     )
     for rank, e in enumerate(a.plans, 1)
   ]
-  headers = ["", "plan", "data x stage x expert x tensor", "memory", "free", "bubble", "step", "a device", "MFU"]
-  return Table("Plans", [*headers, "bottleneck", "source"], rows)
+  headers = ["", "plan", "data x stage x expert x tensor", "memory", "free", "bubble", "step", "a device"]
+  users = ["a user"] if decode else []
+  return Table("Plans", [*headers, *users, "MFU", "bottleneck", "source"], rows)
 
 
 def product(e: Estimate) -> str:
@@ -166,4 +169,6 @@ def _optional(e: Estimate | None) -> dict[str, Any] | None:
 
 
 def _plan_document(e: Estimate) -> dict[str, Any]:
-  return {**one_plan.document(e), "choices": choices(e)}
+  d, per_user = e.deployment, {"tokens_per_s_per_user": 1 / e.time.total_s}
+  rates = {"tokens_per_s_per_device": e.tokens_per_s / d.strategy.devices}
+  return {**one_plan.document(e), **rates, **(per_user if d.job.kind == "decode" else {}), "choices": choices(e)}
