@@ -13,6 +13,8 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 RESULT = pathlib.Path(__file__).parent / "results" / "walk.md"
 DEPLOYMENT = "ep64_tp2"
@@ -56,26 +58,26 @@ def measure(text: str, sizes: dict[str, int]) -> tuple[float, dict[str, float]]:
   from jaxmoe.xla.hlo import Module
   from jaxmoe.xla.traffic import memory_traffic
 
+  phases: dict[str, Callable[[Module], Any]] = {
+    "FLOPs": matmul_flops,
+    "at most": lambda module: matmul_flops(module, AT_MOST),
+    "collectives": lambda module: collectives(module, sizes),
+    "traffic": memory_traffic,
+    "elementwise": elementwise_work,
+  }
   best: dict[str, float] = {}
-  flops = 0.0
+  module = None
   for _ in range(REPEATS):
     start = time.perf_counter()
     module = Module.from_canonical(text)
     seconds = {"read": time.perf_counter() - start}
-    phases = {
-      "FLOPs": lambda: matmul_flops(module),
-      "at most": lambda: matmul_flops(module, AT_MOST),
-      "collectives": lambda: collectives(module, sizes),
-      "traffic": lambda: memory_traffic(module),
-      "elementwise": lambda: elementwise_work(module),
-    }
     for name, count in phases.items():
       start = time.perf_counter()
-      found = count()
+      count(module)
       seconds[name] = time.perf_counter() - start
-      flops = found.total if name == "FLOPs" else flops
     best = {name: min(s, best.get(name, s)) for name, s in seconds.items()}
-  return flops, best
+  assert module
+  return matmul_flops(module).total, best
 
 
 def compile_text() -> tuple[str, dict[str, int]]:
@@ -89,7 +91,8 @@ def compile_text() -> tuple[str, dict[str, int]]:
 
   d = load_deployment(DEPLOYMENT)
   program = build_program(d, build_mesh(d.strategy, target_devices(d, CPU)))
-  (module,) = program.lower().compile().runtime_executable().hlo_modules()
+  executable: Any = program.lower().compile().runtime_executable()
+  (module,) = executable.hlo_modules()
   return module.to_string(), {axis: d.strategy.size(axis) for axis in AXES}
 
 

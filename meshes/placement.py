@@ -17,7 +17,7 @@ class Placement:
     rank: its place in the order of the strategy, the last axis fastest.
     host: the host that it sits in.
     coordinates: its index on every mesh axis.
-    layers: layers of its pipeline stage.
+    layers: layers of its pipeline stage, then of the other one that it holds where microbatches go both ways.
     experts: experts it holds in each of those layers, numbered from 0 in every layer.
     heads_part: which part of the attention heads it holds: its rank in tensor-parallel attention.
     width_part: which part of its experts' hidden width it holds.
@@ -43,12 +43,14 @@ class Placements(Sequence[Placement]):
 
   Attributes:
     num_layers: of the model, dealt out over the chunks of all stages in turn, the first of which get one more.
+    both_ways: whether a stage also holds the layers of the one as far from the other end.
     experts: how many of them one device holds.
   """
 
   strategy: Strategy
   num_layers: int
   chunks: int
+  both_ways: bool
   experts: int
   devices_per_host: int
 
@@ -80,17 +82,24 @@ class Placements(Sequence[Placement]):
     stages = self.strategy.stage
     parts = stages * self.chunks
     size, more = divmod(self.num_layers, parts)
-    chunks = range(stage, parts, stages)
+    chunks = [*range(stage, parts, stages), *([stages - 1 - stage] if self.both_ways else [])]
     return tuple(layer for c in chunks for layer in range(c * size + min(c, more), (c + 1) * size + min(c + 1, more)))
 
 
 def place(
-  strategy: Strategy, num_layers: int, num_experts: int, *, devices_per_host: int = 8, chunks: int = 1
+  strategy: Strategy,
+  num_layers: int,
+  num_experts: int,
+  *,
+  devices_per_host: int = 8,
+  chunks: int = 1,
+  both_ways: bool = False,
 ) -> Placements:
   """Every device in rank order, by default rank = ((data * stages + stage) * experts + expert) * tensors + tensor.
 
   Args:
     chunks: chunks of layers that each stage holds, as an interleaved pipeline has.
+    both_ways: whether each stage holds two stages' layers, as in `dualpipe`.
 
   Raises:
     UsageError: fewer layers than chunks of stages, or experts that do not divide over the axes that carry them.
@@ -106,6 +115,7 @@ def place(
     strategy=strategy,
     num_layers=num_layers,
     chunks=chunks,
+    both_ways=both_ways,
     experts=_part_size("num_experts", num_experts, strategy, strategy.experts_over),
     devices_per_host=devices_per_host,
   )

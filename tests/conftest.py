@@ -1,9 +1,28 @@
 """Eight fake CPU devices for every test. Set before jax is imported, and without importing it."""
 
 import os
+import pathlib
+import shutil
+import tempfile
+
+import pytest
 
 # Tests compile far more than they compute: machine code without LLVM's optimisations halves their time.
 FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}".strip()
 os.environ["JAX_PLATFORMS"] = "cpu"
+CACHE = tempfile.mkdtemp(prefix="jaxmoe-tests-")
+os.environ["JAXMOE_CACHE_DIR"] = CACHE  # never the user's own
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+
+
+@pytest.fixture(autouse=True)
+def no_results_of_other_tests():
+  """Every test compiles for itself."""
+  yield
+  for entry in pathlib.Path(CACHE).glob("*"):
+    entry.unlink()
+
+
+def pytest_unconfigure():
+  shutil.rmtree(CACHE, ignore_errors=True)

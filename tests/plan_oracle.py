@@ -42,12 +42,19 @@ class Priced:
     return of_objective[objective], self.step_s
 
 
-def halves(devices, objective):
+def counts_of(devices, objective):
   """Numbers of devices that a plan may use: fewer only where fewer may be better."""
-  counts = [devices]
-  while objective in ("devices", "cost") and counts[-1] % 2 == 0:
-    counts.append(counts[-1] // 2)
-  return counts
+  if objective in ("latency", "throughput"):
+    return [devices]
+  primes = (2,) if objective == "cost" else (2, 3, 5)
+  return [n for n in range(1, devices + 1) if devices % n == 0 or smooth(n, primes)]
+
+
+def smooth(number, primes):
+  for prime in primes:
+    while number % prime == 0:
+      number //= prime
+  return number == 1
 
 
 def factorisations(devices):
@@ -81,22 +88,22 @@ def strategies(devices, space):
 
 
 def jobs(question, strategy):
-  """Every job that its sizes allow: the batch, whole microbatches of a power of two of sequences, and the choices."""
+  """Every job that its sizes allow: the batch, whole microbatches, and the choices."""
   space = question.space
   choices = itertools.product(space.schedules, space.remats, space.zeros, space.transports)
   batches = question.batches or (question.job.batch,)
   for batch, choice in itertools.product(batches, choices):
     (schedule, chunks), remat, zero, transport = choice
-    for sequences in powers(batch):
+    for sequences in range(1, batch + 1):
       if batch % (strategy.batch_shards * sequences) == 0:
         microbatches = batch // (strategy.batch_shards * sequences)
         changed = dict(zip(DIVIDING, (microbatches, schedule, chunks, remat, zero, transport), strict=True))
         yield dataclasses.replace(question.job, batch=batch, **changed)
 
 
-def deployments(question):
+def deployments(question, counts=None):
   """Every legal one, repetitions included."""
-  for devices in halves(question.devices, question.objective):
+  for devices in counts or counts_of(question.devices, question.objective):
     for strategy in strategies(devices, question.space):
       for job in jobs(question, strategy):
         try:
@@ -105,6 +112,15 @@ def deployments(question):
           )
         except UsageError:
           continue
+
+
+def keeps_limits(question, plan):
+  """Whether a priced plan fits and is as fast as asked."""
+  limits, room = question.constraints, question.cluster.memory_bytes - question.constraints.reserve_bytes
+  slow = limits.max_step_s is not None and plan.step_s > limits.max_step_s
+  rate = plan.tokens / plan.step_s / plan.devices
+  few = limits.min_tokens_per_s_per_device is not None and rate < limits.min_tokens_per_s_per_device
+  return plan.memory_bytes <= room and not slow and not few
 
 
 def key(d):
@@ -138,10 +154,16 @@ def unordered(key):
 
 
 def all_plans(question):
-  """Key -> a legal plan, priced; of plans that do the same the first, which splits nothing without replicas."""
+  """Key -> a legal plan, priced; of plans that do the same the first, which splits nothing without replicas.
+
+  Where the fewest devices are best, of numbers of devices up to the first that has a plan.
+  """
   found = {}
-  for d in deployments(question):
-    if key(d) not in found:
-      needs = memory(d, load_of(d, question.assumptions)).total
-      found[key(d)] = Priced(d, float(needs), float(step_time(d, question.assumptions).total_s))
+  for devices in counts_of(question.devices, question.objective):
+    for d in deployments(question, [devices]):
+      if key(d) not in found:
+        needs = memory(d, load_of(d, question.assumptions)).total
+        found[key(d)] = Priced(d, float(needs), float(step_time(d, question.assumptions).total_s))
+    if question.objective == "devices" and any(keeps_limits(question, plan) for plan in found.values()):
+      break
   return found

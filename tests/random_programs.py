@@ -16,7 +16,7 @@ REMAT = "remat"  # blocks that hold others: this, "call", "either" or ("scan", t
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-  """`what` is "dots", a collective, or a way to run `inner`; `size` its middle width or trips; `axis` of a collective."""
+  """`what`: "dots", a collective or a way to run `inner`; `size`: middle width, or trips; `axis`: of a collective."""
 
   what: str
   size: int = 1
@@ -97,7 +97,7 @@ _HOLDERS = {
 
 
 def counts(program: tuple[Block, ...], rows: int, width: int, *, gradient: bool = False, again: int = 0) -> Counts:
-  """What one device does; of a gradient the matmuls: forward, two gradients, and once more what remat computes again."""
+  """What one device does; of a gradient the matmuls: forward, two gradients, and `again` what remat computes anew."""
   found = Counts()
   for block in program:
     if block.what == "dots":

@@ -346,7 +346,10 @@ def test_one_deployment_by_path_and_an_unknown_one(tmp_path, capsys):
   assert main(["audit", str(plan)]) == 0
   assert "missing: a rule for claims named" in capsys.readouterr().out
   plan.write_text(edited(("claims:\n  - {name: devices, value: 16, unit: devices, quote: on 16 devices}\n", "")))
+  capsys.readouterr()
   assert main(["audit", str(plan)]) == 0
+  out = capsys.readouterr().out
+  assert out.startswith("tiny: no claims\n\n") and "\nVerdicts" not in out and "arithmetic" not in out
   assert main(["audit", "nonsense"]) == 2
 
 

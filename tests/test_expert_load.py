@@ -7,7 +7,7 @@ import pytest
 import tiny
 
 from jaxmoe.cli.main import main
-from jaxmoe.cost.assumptions import Assumptions
+from jaxmoe.config.assumptions import Assumptions
 from jaxmoe.cost.load import load_of
 from jaxmoe.cost.memory import memory
 from jaxmoe.cost.plans import Plans, StrategyColumns
@@ -95,6 +95,8 @@ def test_an_uneven_load_slows_the_best_plan(tmp_path, capsys):
     ("power:", "power:1.2"),
     ("power:0.5", "above 1"),
     ("power:nan", "above 1"),
+    ("power:inf", "finite"),
+    ("power:1e400", "finite"),
     ("none.json", "no such file"),
     ("short.json", "each of the model's 8 experts"),
     ("zeros.json", "not all 0"),

@@ -25,7 +25,7 @@ def work(function, *arguments, stage="partitioned"):
 def test_as_xla_counts_without_loops(name):
   function, *arguments = LOOP_FREE[name]
   program = jax.jit(function).lower(*arguments).compile()
-  module, counted = Module.from_compiled(program), program.cost_analysis()
+  module, counted = Module.from_compiled(program), program.cost_analysis() or {}
   found = elementwise_work(module)
   assert found.flops + matmul_flops(module).total == counted.get("flops", 0)
   assert found.transcendentals == counted.get("transcendentals", 0)

@@ -36,6 +36,7 @@ OPTIONS = {
   ),
   "unknown job": ({"job": "trian"}, ["--job", "train, prefill, decode", "'trian'"]),
   "unknown objective": ({"objective": "fast"}, ["objective", "latency, throughput, devices, cost", "'fast'"]),
+  "computing in no dtype": ({"compute": ""}, ["--compute must", "bfloat16"]),
   "unknown transport": ({"transport": "pigeon"}, ["--transport", "ragged", "'pigeon'"]),
   "no capacity": ({"capacity_factor": "0"}, ["capacity_factor", "above 0", "got 0"]),
   "negative capacity": ({"capacity_factor": "-1"}, ["capacity_factor", "above 0", "got -1"]),
@@ -50,18 +51,22 @@ OPTIONS = {
   "hides no number": ({"gradient_overlap": "nan"}, ["gradient_overlap", "[0, 1]", "got nan"]),
   "time without unit": ({"max_step": "10"}, ["--max-step", "10s or 250ms", "'10'"]),
   "negative time": ({"max_step": "-1s"}, ["--max-step", "10s or 250ms", "'-1s'"]),
-  "no time": ({"max_step": "0s"}, ["max_step_s", "above 0", "got 0"]),
-  "time is no number": ({"max_ttft": "nans"}, ["10s or 250ms", "'nans'"]),
+  "no time": ({"max_step": "0s"}, ["--max-step must", "above 0", "got 0s"]),
+  "no time to the first token": ({"job": "prefill", "max_ttft": "0s"}, ["--max-ttft must", "above 0", "got 0s"]),
+  "time is no number": ({"job": "prefill", "max_ttft": "nans"}, ["--max-ttft", "10s or 250ms", "'nans'"]),
+  "time to no first token": ({"job": "decode", "max_ttft": "1s"}, ["--max-ttft", "prefill", "decode", "--max-step"]),
+  "one time too many": ({"job": "prefill", "max_ttft": "1s", "max_step": "1s"}, ["--max-step", "--max-ttft", "both"]),
   "time in parsecs": ({"max_step": "5 parsecs"}, ["us, ms, s, min, h", "'5 parsecs'"]),
   "empty time": ({"max_step": ""}, ["--max-step", "''"]),
-  "no rate": ({"min_tokens_per_ms": "0"}, ["min_tokens_per_s_per_device", "above 0", "got 0"]),
-  "rate is no number": ({"min_tokens_per_ms": "nan"}, ["min_tokens_per_s_per_device", "above 0", "got nan"]),
-  "boundless rate": ({"min_tokens_per_ms": "inf"}, ["min_tokens_per_s_per_device", "finite", "got inf"]),
+  "no rate": ({"min_tokens_per_ms": "0"}, ["--min-tokens-per-ms", "above 0", "got 0"]),
+  "negative rate": ({"min_tokens_per_ms": "-3"}, ["--min-tokens-per-ms", "above 0", "got -3"]),
+  "rate is no number": ({"min_tokens_per_ms": "nan"}, ["--min-tokens-per-ms", "above 0", "got nan"]),
+  "boundless rate": ({"min_tokens_per_ms": "inf"}, ["--min-tokens-per-ms", "finite", "got inf"]),
   "memory without unit": ({"reserve": "4"}, ["--reserve", "4GB or 512MiB", "'4'"]),
   "negative memory": ({"reserve": "-4GB"}, ["--reserve", "4GB or 512MiB", "'-4GB'"]),
-  "computing in 8 bits": ({"compute": "float8_e4m3fn"}, ["precision.compute", "bfloat16", "'float8_e4m3fn'"]),
-  "unknown dtype": ({"compute": "bf16"}, ["precision.compute", "bfloat16", "'bf16'"]),
-  "unknown weights": ({"weights": "int4"}, ["precision.weights", "float8_e4m3fn", "'int4'"]),
+  "computing in 8 bits": ({"compute": "float8_e4m3fn"}, ["--compute must", "bfloat16", "'float8_e4m3fn'"]),
+  "unknown dtype": ({"compute": "bf16"}, ["--compute must", "bfloat16", "'bf16'"]),
+  "unknown weights": ({"weights": "int4"}, ["--weights must", "float8_e4m3fn", "'int4'"]),
   "training in 8 bits": ({"weights": "float8_e4m3fn"}, ["weights to train", "float32", "only read"]),
 }  # fmt: skip
 
@@ -135,6 +140,11 @@ def test_a_bad_command_line(case, refused):
   message = refused([*command({}), *argv])
   assert message.count("Error:") == 1
   assert all(word in message for word in words), message
+
+
+def test_what_cannot_run_is_not_runnable(refused):
+  message = refused([*command({"transport": "ragged"}), "--runnable"])
+  assert message.count("\n") == 1 and all(word in message for word in ("--transport ragged", "capacity, gather, dense"))
 
 
 @pytest.mark.parametrize("missing", GIVEN)

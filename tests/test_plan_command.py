@@ -109,12 +109,13 @@ def test_a_limit_is_kept(document):
 @pytest.mark.parametrize(
   "line, words",
   [
-    (TOO_LARGE, ["memory is short", "GB too many", "most of it is"]),
-    (f"{TRAIN} --max-step 1ms", ["time is short", "0.001 s are allowed"]),
-    (f"{DECODE} --min-tokens-per-ms 1e6", ["time is short", "tokens a second", "1e+09 are asked for"]),
-    (f"{PREFILL} --reserve 79GB", ["memory is short", "of the 1 GB"]),
+    (TOO_LARGE, ["memory is short", "iB too many", "most of it is"]),
+    (f"{TRAIN} --max-step 1ms", ["time is short", "1.00 ms are allowed", "too long"]),
+    (f"{DECODE} --min-tokens-per-ms 100000", ["time is short", "makes", "and 100000 tokens/ms are asked for"]),
+    (f"{PREFILL} --reserve 79GB", ["memory is short", "of the 954 MiB"]),
+    ("plan --model deepseek-v3 --cluster dgx_h100 --devices 1", ["deepseek-v3 on 1 device of dgx_h100"]),
   ],
-  ids=["memory", "step", "rate", "reserve"],
+  ids=["memory", "step", "rate", "reserve", "one device"],
 )
 def test_no_plan(line, words, run):
   """Exit code 3: one sentence says what is short and by how much."""
@@ -133,6 +134,19 @@ def test_no_plan_names_the_nearest_that_fits(run, document):
   assert (code, found["plans"]) == (ExitCode.NO_PLAN, [])
   assert document(TOO_LARGE.replace("--devices 8", f"--devices {devices}"))[0] == ExitCode.DONE
   assert document(TOO_LARGE.replace("--devices 8", f"--devices {devices // 2}"))[0] == ExitCode.NO_PLAN
+
+
+@pytest.mark.parametrize("limit", ["--max-ttft 1us", "--min-tokens-per-ms 1e9"])
+def test_where_time_is_short_its_terms_are_shown(limit, run, document):
+  """Not the memory, of which there is enough; and how far a plan was looked for."""
+  _, out, _ = run(f"{PREFILL} {limit}")
+  assert "Time of one step of the closest plan" in out and "Memory of the closest plan" not in out
+  assert f"none up to {8 << 10:,} devices" in out
+  found = document(f"{PREFILL} {limit}")[1]
+  assert found["nearest_fitting"] is None and found["nearest_fitting_most_devices"] == 8 << 10
+  table = out[out.index("Time of one step of the closest plan") :].split("\n\n")[1]
+  terms = [name.replace("_", " ") for name, s in found["closest"]["time_s"].items() if s]
+  assert len(terms) > 3 and all(re.search(rf"^{term} ", table, re.MULTILINE) for term in terms)
 
 
 def test_the_plan_that_comes_nearest_makes_most_where_tokens_are_short(document):
@@ -210,6 +224,8 @@ def test_longer_sequences_than_the_model_knows_are_warned_of(run):
   assert code == ExitCode.DONE and err.count("\n") == 1
   assert err.startswith("warning: ") and "65536" in err and "32768" in err
   assert "warning" not in out
+  warnings = json.loads(run(f"{DECODE} --batch 8 --sequence-length 65536 --json")[1])["warnings"]
+  assert [f"warning: {warning}\n" for warning in warnings] == [err]
   assert run(f"{DECODE} --batch 8 --sequence-length 32768")[2] == ""
 
 
@@ -217,6 +233,22 @@ def test_numbers_of_devices_that_are_no_powers_of_two(document):
   for devices in (12, 24, 96):
     code, found = document(f"plan --model mixtral-8x7b --cluster dgx_h100 --devices {devices} --job decode --batch 96")
     assert code == ExitCode.DONE and found["plans"][0]["devices"] == devices
+
+
+@pytest.mark.parametrize("length, warned", [(65536, 1), (4096, 0)])
+def test_the_files_of_a_plan_warn_of_long_sequences(length, warned, tmp_path, run):
+  folder = tmp_path / "plan"
+  assert run(f"{DECODE} --batch 8 --sequence-length {length} --out {folder}")[0] == ExitCode.DONE
+  warnings = json.loads((folder / "plan.json").read_text())["warnings"]
+  text = (folder / "deployment_guide.md").read_text()
+  assert len(warnings) == warned == text.count("**Warning:**")
+  assert all(f"\n\n**Warning:** {warning}.\n\n" in text for warning in warnings)
+
+
+def test_prediction_layers_that_change_nothing_are_warned_of(run):
+  assert "warning: --mtp changes nothing" in run(f"{DECODE} --batch 8 --mtp")[2]
+  assert "warning: --mtp: decode keeps" in run(f"{TRAIN} --job decode --mtp".replace("256 --job", "1024 --job"))[2]
+  assert run(f"{TRAIN} --mtp")[2] == ""
 
 
 @pytest.mark.parametrize("line", [f"{TRAIN} --top 2", f"{PREFILL} --json", DECODE, TOO_LARGE])

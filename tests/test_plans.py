@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from drawn_deployments import Unchecked
 
+from jaxmoe.config.assumptions import NOTHING_HIDDEN, Assumptions
 from jaxmoe.config.catalogue import load_cluster, load_model
 from jaxmoe.config.deployment import Deployment
 from jaxmoe.config.job import Job, Precision
-from jaxmoe.cost.assumptions import NOTHING_HIDDEN, Assumptions
 from jaxmoe.cost.memory import memory, peak_bytes
 from jaxmoe.cost.plans import Plans, StrategyColumns
 from jaxmoe.cost.time import step_s, step_time
@@ -20,7 +20,14 @@ from jaxmoe.meshes.strategy import Strategy
 
 REMATS = ("none", "selective", "full")
 ZEROS = (0, 1, 2, 3)
-SCHEDULES = (("gpipe", 1), ("1f1b", 1), ("interleaved", 2), ("interleaved", 4), ("zero_bubble", 1))
+SCHEDULES = (
+  ("gpipe", 1),
+  ("1f1b", 1),
+  ("interleaved", 2),
+  ("interleaved", 4),
+  ("zero_bubble", 1),
+  ("dualpipe", 1),
+)
 FOLDINGS = (  # heads_over, experts_over
   (("tensor",), ("expert",)),
   (("tensor",), ("expert", "tensor")),

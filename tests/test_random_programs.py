@@ -1,4 +1,4 @@
-"""Nested loops, remat, calls, branches, fusions and collectives, at random: counts equal those known by construction."""
+"""Nested loops, remat, calls, branches and collectives at random: counts equal those known by construction."""
 
 import collections
 

@@ -60,10 +60,11 @@ def test_cpu_combines_and_widens():
   assert found == {("all-reduce", ("x",)): ("widened", "combined")}
 
 
-def one(kind, axes, elements, *, dtype="f32", item_bytes=4, count=1.0, group_size=2):
+def one(kind, axes, elements, *, dtype="f32", item_bytes=4, count=1.0, group_size=2, asynchronous=False):
   return Collective(
     name="c", kind=kind, axes=axes, group_size=group_size, payload_bytes=elements * item_bytes,
     elements=elements, dtype=dtype, count=count, op_name="", bound=False,
+    asynchronous=asynchronous,
   )  # fmt: skip
 
 
@@ -78,6 +79,10 @@ REDUCE, SCATTER, GATHER = "all-reduce", "reduce-scatter", "all-gather"
     ([one(REDUCE, A, 64)], [], {(REDUCE, A): ("removed",)}),
     ([one(REDUCE, A, 64, count=3)], [one(REDUCE, A, 192)], {(REDUCE, A): ("combined",)}),
     ([one(REDUCE, A, 64)], [one(REDUCE, A, 16, count=4)], {(REDUCE, A): ("split",)}),
+    ([one(REDUCE, A, 64, count=8)], [one(REDUCE, A, 64, count=7), one(REDUCE, A, 64)], {(REDUCE, A): ("peeled",)}),
+    ([one(REDUCE, A, 64)] * 2, [one(REDUCE, A, 64)] * 2, {(REDUCE, A): ("same",)}),
+    ([one(REDUCE, A, 64)], [one(REDUCE, A, 64, asynchronous=True)], {(REDUCE, A): ("async",)}),
+    ([one(REDUCE, A, 8)] * 2, [one(REDUCE, A, 16, asynchronous=True)], {(REDUCE, A): ("combined", "async")}),
     ([], [one(REDUCE, A, 64)], {(REDUCE, A): ("unplanned",)}),
     ([one(REDUCE, A, 64)], [one(REDUCE, A, 65)], {(REDUCE, A): ("unplanned",)}),
     ([one(REDUCE, A, 64)], [one(REDUCE, B, 64)], {(REDUCE, A): ("removed",), (REDUCE, B): ("unplanned",)}),

@@ -9,6 +9,7 @@ from schedule_oracle import oracle_valid, schedules
 
 from jaxmoe.meshes.errors import UsageError
 from jaxmoe.pipeline.schedule_makers import (
+  dualpipe,
   forward_only,
   gpipe,
   interleaved,
@@ -16,7 +17,7 @@ from jaxmoe.pipeline.schedule_makers import (
   one_forward_one_backward,
   zero_bubble,
 )
-from jaxmoe.pipeline.schedules import Schedule, Work, validate
+from jaxmoe.pipeline.schedules import Schedule, Work, through, validate
 
 
 @given(schedule=schedules())
@@ -97,6 +98,14 @@ FAULTS = {  # what is wrong: maker, sizes, cells planted, the message
     lockstep, (3, 4), {(2, 2): (Work("B", 0), Work("F", 0))},
     "stage 2 does B0 at tick 2, which needs F0 of stage 2 first",
   ),
+  "of a microbatch that comes the other way": (
+    dualpipe, (4, 8), {(0, 3): (Work("F", 0, 1),)},
+    "stage 3 does F0:1 at tick 0, which is none of F, B, W of 8 microbatches in 2 chunks",
+  ),
+  "at once with what it needs": (
+    dualpipe, (2, 4), {(1, 0): (Work("F", 1, 1), Work("B", 1, 1))},
+    "stage 0 does B1:1 at tick 1, which needs F1:1 of stage 0 first",
+  ),
   "of another schedule": (
     gpipe, (2, 3), {(3, 0): (Work("W", 0),)},
     "stage 0 does W0 at tick 3, which is none of F, B of 3 microbatches in 1 chunks",
@@ -119,7 +128,7 @@ def test_planted_fault_is_named(fault):
 
 def test_ragged_table():
   with pytest.raises(ValueError, match="tick 1 has 1 cells, expected one for each of 2 stages"):
-    Schedule(stages=2, microbatches=1, kinds=("F",), table=(((Work("F", 0),), ()), ((),)))
+    Schedule(stages=2, microbatches=1, routes=(through(2),), kinds=("F",), table=(((Work("F", 0),), ()), ((),)))
 
 
 @pytest.mark.parametrize(
@@ -129,6 +138,9 @@ def test_ragged_table():
     (lambda: zero_bubble(4, 0), "microbatches of at least 1, got 0"),
     (lambda: interleaved(4, 4, 0), "chunks of at least 1, got 0"),
     (lambda: interleaved(4, 6, 2), "multiples of its 4 stages, got 6"),
+    (lambda: dualpipe(3, 8), "even number of stages.* got 3 stages"),
+    (lambda: dualpipe(4, 6), "two a stage or more; got 4 stages and 6 microbatches"),
+    (lambda: dualpipe(2, 5), "got 2 stages and 5 microbatches"),
     (lambda: dataclasses.replace(gpipe(1, 1), kinds=("F", "W")), "kinds must be"),
   ],
 )

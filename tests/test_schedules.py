@@ -223,14 +223,20 @@ def test_work_starts_as_soon_as_it_can_and_not_before(data):
   F, B, W = (data.draw(st.lists(integers, min_size=S, max_size=S)) for _ in "FBW")
   send, cost = data.draw(integers), {"F": F, "B": B, "W": W}
   timeline = time_schedule(schedule, Costs(F=F, B=B, W=W, send=send))
-  times = {(s, tuple(work)): (start, end) for s, stage in enumerate(timeline.spans) for work, start, end in stage}
+  times = {
+    (s, tuple(work)): (start, end)
+    for s, stage in enumerate(timeline.spans)
+    for cell, start, end in stage
+    for work in cell
+  }
   for s, stage in enumerate(timeline.spans):
-    assert [span.work for span in stage] == schedule.order(s)
+    assert [work for span in stage for work in span.cell] == schedule.order(s)
     free = 0
-    for work, start, end in stage:
-      ready = [times[source, need][1] + send * (source != s) for source, need in oracle_needs(schedule, s, work)]
-      assert start == max([free, *ready])
-      assert end == start + cost[work.kind][s]
+    for cell, start, end in stage:
+      assert schedule.joined or len(cell) == 1
+      needs = {need for work in cell for need in oracle_needs(schedule, s, work)} - {(s, tuple(work)) for work in cell}
+      assert start == max([free, *(times[source, need][1] + send * (source != s) for source, need in needs)])
+      assert end == start + sum(cost[work.kind][s] for work in cell)
       free = end
 
 

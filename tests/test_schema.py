@@ -7,6 +7,7 @@ import pytest
 import yaml
 from plans import PLAN, edited
 
+from jaxmoe.config.assumptions import Assumptions
 from jaxmoe.config.catalogue import load_deployment, load_model, model_names
 from jaxmoe.config.deployment import Claim
 from jaxmoe.config.job import Job, Precision
@@ -72,6 +73,44 @@ def test_optional_fields_arrive(plan):
   assert (d.job.remat, d.job.precision.weights) == ("full", "bfloat16")
   assert (d.expert_numbering, d.document) == ("across_stages", "a.txt")
   assert [(r.statement, r.reading, r.assumption) for r in d.readings] == [("s", "r", False), ("t", "u", True)]
+
+
+@pytest.mark.parametrize(
+  "text, assumed",
+  [
+    ("{dispatch_overlap: 0.5, gradient_overlap: 1, load: 2}",
+     Assumptions(dispatch_overlap=0.5, gradient_overlap=1.0, load=2.0)),
+    ("{popularity: 2}", Assumptions(popularity=2.0)),
+    ("{popularity: [1, 2, 3, 4, 5, 6, 7, 8.5]}", Assumptions(popularity=(1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.5))),
+    ("{}", Assumptions()),
+  ],
+)  # fmt: skip
+def test_assumptions_arrive(text, assumed, plan):
+  d = plan(f"{PLAN}assumptions: {text}\n")
+  assert d.assumptions == assumed and type(d.assumptions.load) is float
+
+
+@pytest.mark.parametrize(
+  "text, words",
+  [
+    ("{overlap: 0.5}", "assumptions.overlap: unknown key"),
+    ("{dispatch_overlap: 1.5}", r"assumptions\.dispatch_overlap: expected a number of at most 1"),
+    ("{load: 0.5}", r"assumptions\.load: expected a number of at least 1"),
+    ("{load: 9}", r"assumptions\.load must be at most 8"),
+    ("{load: .inf}", r"assumptions\.load: expected a number"),
+    ("{popularity: 0.5}", r"assumptions\.popularity, a power law's exponent, must be above 1"),
+    ("{popularity: 1" + "0" * 390 + "}", r"assumptions\.popularity: expected a power law's exponent"),
+    ("{popularity: '2'}", r"assumptions\.popularity: expected a power law's exponent"),
+    ("{popularity: true}", r"assumptions\.popularity: expected a power law's exponent"),
+    ("{popularity: [1, a]}", r"assumptions\.popularity: expected a power law's exponent"),
+    ("{popularity: [1, 2]}", "rows of each of the model's 8 experts, got 2"),
+    ("{popularity: []}", "not all 0"),
+    ("5", "assumptions: expected a mapping"),
+  ],
+)
+def test_assumptions_that_cannot_be_are_named(text, words, plan):
+  with pytest.raises(UsageError, match=words):
+    plan(f"{PLAN}assumptions: {text}\n")
 
 
 @pytest.mark.parametrize("name", model_names())

@@ -9,10 +9,10 @@ import plan_oracle as oracle
 import pytest
 import tiny
 
+from jaxmoe.config.assumptions import Assumptions
 from jaxmoe.config.catalogue import load_model
 from jaxmoe.config.job import Job, Precision
 from jaxmoe.config.parts import DenseLayers, LatentAttention, SharedExpert
-from jaxmoe.cost.assumptions import Assumptions
 from jaxmoe.cost.estimate import estimate
 from jaxmoe.cost.memory import memory
 from jaxmoe.cost.time import step_time
@@ -21,6 +21,8 @@ from jaxmoe.planner.answer import answer
 from jaxmoe.planner.question import OBJECTIVES, Constraints, Question
 from jaxmoe.planner.search import DOES_NOT_FIT, LIMITS, NO_REPLICAS, search
 from jaxmoe.planner.space import ORDERS, Space, runnable_space, whole_space
+from jaxmoe.report import units
+from jaxmoe.report.shortage import sentence
 
 EVERY = 10**6  # plans to keep
 SEEDS = range(24)
@@ -160,12 +162,14 @@ def test_everything_considered_is_counted(seed):
   found, choices = search(question), question.space.choices
   assert found.considered == found.priced + sum(n for reason, n in found.rejected.items() if reason not in LIMITS)
   assert found.fitting == found.priced - sum(found.rejected[reason] for reason in LIMITS)
-  space, counts = question.space, oracle.halves(question.devices, question.objective)
+  space, counts = question.space, oracle.counts_of(question.devices, question.objective)
   families = math.prod(len(part) for part in (space.heads_over, space.experts_over, space.orders, space.transports))
   each = families * choices * len(question.batches or (1,))
+  if question.objective == "devices" and found.best:
+    counts = [devices for devices in counts if devices <= found.best[0].devices]  # none after the first with a plan
   strategies = sum(len(oracle.factorisations(devices)) for devices in counts)
   contexts = len(oracle.powers(space.largest_context))
-  sequences = len(oracle.powers(max(question.batches or (question.job.batch,))))
+  sequences = max(question.batches or (question.job.batch,))
   assert each * strategies <= found.considered <= each * strategies * contexts * sequences
 
 
@@ -271,9 +275,9 @@ def test_memory_is_short():
   shortage = found.shortage
   assert not found.plans and found.rejected[DOES_NOT_FIT] == found.priced == len(plans)
   assert shortage.closest.memory.total == pytest.approx(least, abs=PARTED_BYTES)
-  over = (shortage.closest.memory.total - 1_000_000) / 1e9
-  assert "memory is short" in shortage.what and f"{over:.4g} GB too many" in shortage.what
-  assert shortage.closest.deployment.name in shortage.what
+  said, over = sentence(question, shortage), units.bytes_(shortage.closest.memory.total - 1_000_000)
+  assert shortage.what == "memory" and "memory is short" in said and f"{over} too many" in said
+  assert shortage.closest.deployment.name in said
   assert_nearest(question, shortage.fitting)
 
 
@@ -298,15 +302,18 @@ def test_time_is_short():
   limited = dataclasses.replace(question, constraints=Constraints(max_step_s=0.9 * fastest))
   shortage = answer(limited).shortage
   assert shortage.closest.time.total_s == pytest.approx(fastest)
-  assert "time is short" in shortage.what and f"{fastest:.4g} s" in shortage.what
-  assert f"{0.9 * fastest:.4g} s are allowed" in shortage.what
+  said = sentence(limited, shortage)
+  assert shortage.what == "step" and "time is short" in said and f"takes {units.seconds(fastest)}" in said
+  assert f"{units.seconds(0.9 * fastest)} are allowed, {units.seconds(0.1 * fastest)} too long" in said
   if shortage.fitting is not None:
     assert_nearest(limited, shortage.fitting)
 
 
 def test_a_rate_that_nothing_reaches():
-  shortage = answer(some_question(constraints=Constraints(min_tokens_per_s_per_device=1e15))).shortage
-  assert shortage.fitting is None and "1e+15 are asked for" in shortage.what
+  question = some_question(constraints=Constraints(min_tokens_per_s_per_device=1e11))
+  shortage = answer(question).shortage
+  assert shortage.fitting is None and shortage.what == "tokens"
+  assert "100000000 tokens/ms are asked for" in sentence(question, shortage)
 
 
 @pytest.mark.parametrize("devices", [3, 5, 6, 7, 12])
@@ -341,10 +348,11 @@ def test_nothing_legal_names_what_the_model_refuses():
   assert "no plan is legal" in shortage.what and "same plan" not in shortage.what and shortage.closest is None
 
 
-def test_every_number_of_devices_of_a_catalogue_size_is_searched_once():
+def test_numbers_of_devices_that_are_searched():
   question = some_question(objective="cost", devices=12)
-  assert question.device_counts == (12, 6, 3) == tuple(oracle.halves(12, "cost"))
-  assert {c.devices for c in search(question, EVERY).best} == {12, 6, 3}
+  assert question.device_counts == (1, 2, 3, 4, 6, 8, 12) == tuple(oracle.counts_of(12, "cost"))
+  assert {c.devices for c in search(question, EVERY).best} == {1, 2, 3, 4, 6, 8, 12}
+  assert some_question(objective="devices", devices=16).device_counts == (1, 2, 3, 4, 5, 6, 8, 9, 10, 12, 15, 16)
 
 
 def test_plans_come_best_first_and_as_their_deployments_are_priced():

@@ -2,16 +2,21 @@
 
 import dataclasses
 import importlib.util
+import json
 import pathlib
+import re
 
 import pytest
 import tiny
+from plans import edited
 
 from jaxmoe.cli.exit_codes import ExitCode
 from jaxmoe.cli.main import main
 from jaxmoe.config.catalogue import load_deployment
-from jaxmoe.meshes.errors import MissingError, UsageError
+from jaxmoe.meshes import slices
+from jaxmoe.meshes.errors import UsageError
 from jaxmoe.meshes.strategy import Strategy
+from jaxmoe.report.verification import verdict
 from jaxmoe.xla.flops import matmul_flops
 from jaxmoe.xla.hlo import Module
 from jaxmoe.xla.layout import aliased_arguments, argument_padding
@@ -51,7 +56,10 @@ def test_a_gather_given_to_sparse_cores_multiplies_nothing_and_other_unknown_cal
 
 
 LONG = "cpu:" + "9" * 5000
-UNKNOWN = ("gpu", "cpu:0", "cpu:x", "", LONG, "local:2", "tpu", "tpu:v5p", "tpu:4x4", "tpu:v5p:4", "TPU:v5p:2x2x1")
+UNKNOWN = (
+  "gpu", "cpu:0", "cpu:x", "", LONG, "local:2", "tpu:4x4", "tpu:v5p:4", "TPU:v5p:2x2x1", "tpu:v5p:2x2x1:0",
+  "cuda:2x8", "cuda:h200:2x8:2", "cuda:", "tpu:v5e:", "tpu:v5e::2",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("text", UNKNOWN)
@@ -77,7 +85,7 @@ def test_a_plan_of_more_devices_than_can_be_faked_is_refused():
 @pytest.mark.skipif(ACCELERATOR, reason="an accelerator is here, and takes the place of the CPU")
 def test_local_compiles_for_the_devices_that_are_here():
   """Without fake devices a CPU is one device."""
-  assert Target.parse("local") == Target(local=True)
+  assert Target.parse("local") == Target(platform="local")
   found = verify(tiny.deployment(Strategy()), "local")
   assert found.agrees and found.compiled.platform == "cpu"
 
@@ -88,24 +96,121 @@ def test_local_needs_as_many_devices_as_the_plan(capsys):
   assert "= 128 devices, and " in err and " devices are present; " in err and "--target cpu" in err
 
 
+CHOSEN = [
+  ("v5e", 1, "v5e:1x1"), ("v5e", 8, "v5e:2x4"), ("v5e", 256, "v5e:16x16"), ("v5e", 512, "v5e:16x16:2"),
+  ("v6e", 128, "v6e:8x16"), ("v6e", 768, "v6e:16x16:3"),
+  ("v5p", 4, "v5p:2x2x1"), ("v5p", 16, "v5p:2x2x4"), ("v5p", 128, "v5p:4x4x8"), ("v5p", 256, "v5p:4x8x8"),
+  ("v5p", 512, "v5p:8x8x8"), ("v5p", 6144, "v5p:16x16x24"), ("v5p", 12288, "v5p:16x16x24:2"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("generation, chips, name", CHOSEN)
+def test_the_most_cubic_slice_of_the_size_is_chosen(generation, chips, name):
+  found = slices.chosen(generation, chips)
+  assert (str(found), found.chips) == (name, chips)
+
+
+def test_shapes_are_as_documented():
+  """All of Google's tables for v5e and v6e, and for v5p; the largest job has 96 cubes of 64 chips."""
+  flat = ["1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"]
+  assert [slices.spelled(shape) for shape in slices.SHAPES["v5e"]] == flat
+  assert slices.SHAPES["v6e"] == slices.SHAPES["v5e"]
+  common = {(2, 2, 1), (2, 2, 2), (2, 4, 4), (4, 4, 4), (4, 4, 8), (4, 8, 8), (8, 8, 8), (8, 8, 16), (8, 16, 16)}
+  assert common | {(16, 16, 16)} < set(slices.SHAPES["v5p"])
+  assert slices.SHAPES["v5p"][-1] == (16, 16, 24)
+
+
+REFUSED = {
+  "v5e 24": "no TPU v5e slice has 24 chips; the nearest real ones are 4x4 .16 chips. and 4x8 .32 chips.",
+  "v5e 257": "no TPU v5e slice has 257 chips; the nearest real ones are 16x16",
+  "v5p 1": "no TPU v5p slice has 1 chips; the nearest real ones are 2x2x1",
+  "v9z 4": "TPU generations are v5e, v5p, v6e, got v9z",
+}
+
+
+@pytest.mark.parametrize("request_", REFUSED)
+def test_a_number_of_chips_that_no_slice_has_is_refused(request_):
+  generation, chips = request_.split()
+  with pytest.raises(UsageError, match=REFUSED[request_]):
+    slices.chosen(generation, int(chips))
+
+
+@pytest.mark.parametrize(
+  "target, message",
+  [
+    ("tpu:v5e:16x32", "no TPU v5e slice is 16x32; the nearest real ones are 16x16"),
+    ("tpu:v5p:8x4x4", "no TPU v5p slice is 8x4x4; the nearest real ones are 4x4x8"),
+    ("tpu:v9z:1x1x1", "TPU generations are v5e, v5p, v6e, got v9z"),
+    ("tpu:v5p:4x4x4", r"slice of 64 chips.*= 128 devices; use --target tpu:v5p:4x4x8"),
+    ("tpu:v5e:2x2:8", r"slice of 32 chips.*= 128 devices; use --target tpu:v5e:8x16"),
+    ("cuda:h200:2x8", r"hosts of 16 GPUs.*= 128 devices; use --target cuda:h200:16x8"),
+    ("cuda:a100", "--target cuda knows h100, h200, b200, got a100"),
+  ],
+)
+def test_an_unreal_target_is_refused_before_anything_is_compiled(target, message, capsys):
+  assert main(["verify", "ep64_tp2", "--target", target]) == ExitCode.USAGE
+  assert re.search(message, capsys.readouterr().err)
+
+
+def test_targets_are_chosen_for_the_plan():
+  d = load_deployment("ep64_tp2")
+  found = {text: str(Target.parse(text).on(d)) for text in ("cpu", "tpu", "tpu:v5e", "cuda", "cuda:b200", "local")}
+  assert found == {
+    "cpu": "cpu", "tpu": "tpu:v5p:4x4x8", "tpu:v5e": "tpu:v5e:8x16", "cuda": "cuda:h200:16x8",
+    "cuda:b200": "cuda:b200:16x8", "local": "local",
+  }  # fmt: skip
+
+
+def test_a_missing_compiler_names_its_install_line(monkeypatch, capsys):
+  find = importlib.util.find_spec
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "libtpu" else find(name))
+  assert main(["verify", "ep64_tp2", "--target", "tpu"]) == ExitCode.MISSING
+  assert "pip install 'jaxmoe[tpu]'" in capsys.readouterr().err
+
+
+def test_all_is_a_table_and_its_exit_code_is_the_worst(monkeypatch, capsys):
+  """16 devices fit in 100 fake ones, 128 do not."""
+  monkeypatch.setattr("jaxmoe.config.catalogue.deployment_names", lambda: ("tp4_ep4_pp4", "ep64_tp2"))
+  assert main(["verify", "all", "--target", "cpu:100", "--json"]) == ExitCode.USAGE
+  document = json.loads(capsys.readouterr().out)
+  agreeing, refused = document["deployments"]
+  assert not document["ok"] and agreeing["ok"] and not refused["ok"]
+  assert (agreeing["deployment"], agreeing["devices"], agreeing["verdict"]) == ("tp4_ep4_pp4", 16, "agrees")
+  assert agreeing["checks_held"] == agreeing["checks"] > 10 and agreeing["seconds"] > 0
+  assert refused["verdict"].startswith("refused: --target cpu:100 is too small")
+  assert main(["verify", "all", "--target", "cpu:100"]) == ExitCode.USAGE
+  lines = capsys.readouterr().out.splitlines()
+  assert [line.split()[:4] for line in lines[:2]] == [
+    ["deployment", "target", "devices", "verdict"],
+    ["tp4_ep4_pp4", "cpu:100", "16", "agrees"],
+  ]
+  assert "(cached)" in lines[1] and len(lines) == 3
+
+
+def test_all_writes_no_page_of_one(capsys, tmp_path):
+  assert main(["verify", "all", "--html", str(tmp_path / "page.html")]) == ExitCode.USAGE
+  assert "name it instead of all" in capsys.readouterr().err
+
+
 @WITH_TPU
-def test_a_slice_that_no_tpu_has_is_refused():
-  with pytest.raises(UsageError, match="v9z:1x1x1 is unknown to the TPU compiler"):
-    verify(tiny.deployment(Strategy()), "tpu:v9z:1x1x1")
+def test_a_program_too_large_for_a_chip_is_exit_code_4(tmp_path, capsys):
+  """In the compiler's words, with the largest class and a plan that fits in the 16 GB of a chip."""
+  sizes = ("d_model: 64", "d_model: 2048"), ("d_expert: 128", "d_expert: 8192"), ("head_dim: 16", "head_dim: 128")
+  layout = (("stage: 2, expert: 4, tensor: 2", "stage: 1, expert: 4, tensor: 1"),)
+  (tmp_path / "plan.yaml").write_text(edited(*sizes, *layout, ("batch: 16, sequence_length: 32", BATCH)))
+  command = ["verify", str(tmp_path / "plan.yaml"), "--target", "tpu:v5e", "--json"]
+  assert main(command) == ExitCode.DISAGREES
+  document = json.loads(capsys.readouterr().out)
+  assert (document["ok"], document["out_of_memory"], document["target"]) == (False, True, "tpu:v5e:2x2")
+  assert "memory" in document["refused"] and len(document["refused"]) < 700
+  assert document["largest_class"] == "temporaries"
+  assert document["class_bytes"]["optimizer"] > document["class_bytes"]["parameters"] > 0
+  assert document["nearest_plan"]["memory_bytes"] < 16e9
+  assert main(command[:-1]) == ExitCode.DISAGREES
+  assert "\nnearest plan that fits: " in capsys.readouterr().out
 
 
-def test_a_slice_of_another_size_is_refused():
-  with pytest.raises(UsageError, match=r"slice of 64 chips.*= 128 devices; name a slice of 128 chips"):
-    verify(load_deployment("ep64_tp2"), "tpu:v5p:4x4x4")
-
-
-def test_a_missing_compiler_names_its_install_line(monkeypatch):
-  def missing(*_, **__):
-    raise MissingError("pip install 'jaxmoe[tpu]'")
-
-  monkeypatch.setattr("jaxmoe.xla.verify.run_in_child", missing)
-  with pytest.raises(MissingError):
-    verify(load_deployment("ep64_tp2"), "tpu:v5p:4x4x8")
+BATCH = "batch: 16, sequence_length: 2048"
 
 
 TPU_CASES = {
@@ -130,5 +235,22 @@ def test_the_tpu_compiler_agrees(name):
 
 @WITH_TPU
 @pytest.mark.slow
-def test_a_document_agrees_on_128_tpu_chips():
-  assert verify(load_deployment("ep64_tp2"), "tpu:v5p:4x4x8").ok
+def test_two_slices_agree():
+  """A slice holds half of the replicas; what goes between slices is a host's affair, and not read."""
+  strategy = Strategy(data=2, expert=2, tensor=2)
+  d = tiny.deployment(strategy, "bfloat16", LANES, sequence_length=256, capacity_factor=1.25, remat="full")
+  found = verify(d, "tpu:v5e:2x2:2")
+  assert found.agrees and found.compiled.optimised is None and found.rewrites == []
+  assert any("2 slices" in note for note in found.compiled.notes)
+  assert "collectives as partitioned" in verdict(found)
+
+
+@WITH_TPU
+@pytest.mark.slow
+def test_every_document_agrees_on_tpu(capsys):
+  assert main(["verify", "all", "--target", "tpu", "--json"]) == ExitCode.DONE
+  document = json.loads(capsys.readouterr().out)
+  assert [entry["ok"] for entry in document["deployments"]] == [True] * 5
+  for entry in document["deployments"]:
+    assert entry["checks_held"] == entry["checks"] and entry["compiler_peak_bytes"] < 6e9
+    assert "libtpu" in entry["versions"]

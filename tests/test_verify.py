@@ -19,7 +19,7 @@ from jaxmoe.cost.traffic import least_bytes
 from jaxmoe.meshes.errors import UsageError
 from jaxmoe.meshes.strategy import Strategy
 from jaxmoe.report.verification import tables, verdict
-from jaxmoe.xla.child import ChildFailed, run_in_child
+from jaxmoe.xla.child import ChildFailed, ChildStopped, run_in_child
 from jaxmoe.xla.compare import compare
 from jaxmoe.xla.compiled import compile_step
 from jaxmoe.xla.verify import verify
@@ -104,7 +104,7 @@ def test_a_program_that_moves_less_than_its_weights_is_caught(compiled):
   d, step = compiled
   found = compare(d, "cpu", dataclasses.replace(step, traffic_bytes=least_bytes(d) - 1))
   (failed,) = [check for check in found.checks if not check.ok]
-  assert failed.name == "memory traffic, at least" and failed.relative_error < 0
+  assert failed.name == "memory traffic, at least" and -1 < (failed.relative_error or 0) < 0
   assert compare(d, "cpu", dataclasses.replace(step, traffic_bytes=least_bytes(d))).ok
 
 
@@ -238,7 +238,7 @@ def test_a_child_that_hangs_is_ended(tmp_path, monkeypatch):
   (tmp_path / "hanging.py").write_text("import time\ndef hang(progress):\n  progress('started')\n  time.sleep(600)\n")
   monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
   seen = []
-  with pytest.raises(ChildFailed, match="ended with code -9"):
+  with pytest.raises(ChildStopped, match="ended after 3 s, its limit; --timeout raises it; while started"):
     run_in_child("hanging:hang", devices=1, progress=seen.append, timeout_s=3.0)
   assert seen == ["started"]
 

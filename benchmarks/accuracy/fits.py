@@ -10,9 +10,9 @@ import numpy as np
 from scipy.optimize import least_squares
 from systems import ROWS, Row, System, deepseek_v3, megatron, qwen3
 
+from jaxmoe.config.assumptions import Assumptions
 from jaxmoe.config.catalogue import load_cluster
 from jaxmoe.cost import constants
-from jaxmoe.cost.assumptions import Assumptions
 from jaxmoe.cost.collectives import Collective
 from jaxmoe.cost.load import power_law_load
 from jaxmoe.cost.memory import memory

@@ -9,8 +9,6 @@ tensor core instructions are counted in machine code, else in PTX.
 import argparse
 import contextlib
 import dataclasses
-import importlib.metadata
-import importlib.util
 import io
 import json
 import os
@@ -19,6 +17,8 @@ import re
 import subprocess
 import sys
 from typing import Any
+
+from jaxmoe.xla.cuda import missing, toolkit
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 N, D, F, E = 4096, 1024, 2304, 8  # 2304 = 9 * 256 = 12 * 192: every candidate divides it
@@ -41,25 +41,6 @@ def main() -> None:
     return compile_all()
   reports = measure()
   print(json.dumps(reports, indent=1) if options.json else table(reports))
-
-
-def missing() -> str | None:
-  """Why kernels cannot be compiled here, or None."""
-  for module in ("jax_cuda13_plugin", "jax_plugins.xla_cuda13"):
-    if importlib.util.find_spec(module) is None:
-      return f"{module} is not installed; pip install 'jaxmoe[cuda-compile]'"
-  plugin, jaxlib = (importlib.metadata.version(name) for name in ("jax-cuda13-plugin", "jaxlib"))
-  if plugin != jaxlib:
-    return f"jax-cuda13-plugin {plugin} does not fit jaxlib {jaxlib}; install one version of both"
-  if not (toolkit() / "bin" / "ptxas").exists():
-    return "nvidia-cuda-nvcc is not installed; pip install 'jaxmoe[cuda-compile]'"
-  return None
-
-
-def toolkit() -> pathlib.Path:
-  spec = importlib.util.find_spec("nvidia")
-  places = list(spec.submodule_search_locations or []) if spec else []
-  return pathlib.Path(places[0] if places else ".") / "cu13"
 
 
 def measure() -> list[dict]:
@@ -109,14 +90,13 @@ def table(reports: list[dict]) -> str:
 def compile_all() -> None:
   """Compile each kernel, announcing it on a line of its own."""
   import jax
-  from jax.experimental import topologies
 
   from jaxmoe.kernels.hopper import config, legs
   from jaxmoe.kernels.hopper.device import Device
+  from jaxmoe.meshes.build import cuda_devices
 
   with contextlib.redirect_stdout(io.StringIO()):
-    text = pathlib.Path(__file__).with_name("h200.txtpb").read_text()
-    (device,) = topologies.get_topology_desc(platform="cuda", target_config=text, topology="1x1x1").devices
+    (device,) = cuda_devices("h200", hosts=1, gpus=1)
   sharding = jax.sharding.SingleDeviceSharding(device)
   x, y, w, sizes = ((N, D), "bfloat16"), ((N, F), "bfloat16"), ((E, D, F), "bfloat16"), ((E,), "int32")
   rows_and_weights = {"matmul": (x, w), "up": (x, w), "gated_up": (x, w, w), "matmul_transposed": (y, w)}

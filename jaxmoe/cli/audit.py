@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from jaxmoe.cli.loading import with_home
-from jaxmoe.cli.output import write_json, write_tables
+from jaxmoe.cli.output import write, write_json, write_tables
 
 ALL = "all"
 
@@ -29,4 +29,5 @@ def run(
   if as_json:
     write_json(report.document(deployments, own))
   else:
+    write("".join(f"{line}\n\n" for line in report.unclaimed(deployments)))
     write_tables((report.summary if summary else report.tables)(deployments, own))

@@ -1,5 +1,6 @@
 """Writing several files as one: all of them or none, and nothing of the user's overwritten unasked."""
 
+import errno
 import os
 import shutil
 import tempfile
@@ -64,10 +65,19 @@ def _move(fresh: Path, folder: Path, stale: set[str]) -> None:
     fresh.chmod(0o777 & ~mask)
     fresh.rename(folder)
     return
+  _check_replaceable(folder, {*(file.name for file in fresh.iterdir()), *stale})
   for file in sorted(fresh.iterdir()):
     file.replace(folder / file.name)
   for name in stale:
     (folder / name).unlink(missing_ok=True)
+
+
+def _check_replaceable(folder: Path, names: Iterable[str]) -> None:
+  """That a file may stand at every place, before the first is taken."""
+  for name in sorted(names):
+    place = folder / name
+    if place.is_dir() and not place.is_symlink():
+      raise IsADirectoryError(errno.EISDIR, f"{name} in it is a directory; move that")
 
 
 def _refused(option: str, path: str, error: Exception) -> UsageError:

@@ -1,10 +1,12 @@
 """The option `--html FILE`: a comparison as one page, asked for before the compile and written after it."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from jaxmoe.cli.output import log
 from jaxmoe.cli.whole_file import checked_file, write_file
+from jaxmoe.config.assumptions import NOTHING_HIDDEN
 from jaxmoe.config.deployment import Deployment
 from jaxmoe.config.files import shown
 
@@ -22,7 +24,8 @@ def page_writer(path: str | None, deployment: Deployment) -> "Callable[[Comparis
     return lambda comparison: None
   from jaxmoe.cost.estimate import estimate
 
-  file, prediction = checked_file("--html", path), estimate(deployment)
+  plain = dataclasses.replace(deployment, assumptions=NOTHING_HIDDEN)  # as what is compared
+  file, prediction = checked_file("--html", path), estimate(plain)
 
   def write_page(comparison: "Comparison") -> None:
     from jaxmoe.report.html import page

@@ -1,6 +1,7 @@
 """`jaxmoe plan`: the best deployment of a model on a cluster for a job, searched."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -12,7 +13,7 @@ from jaxmoe.cli.expert_load import load_from
 from jaxmoe.cli.loading import with_home
 from jaxmoe.cli.output import json_text, log, write, write_json, write_tables
 from jaxmoe.config.files import shown
-from jaxmoe.config.job import Job, Kind, Precision, Transport
+from jaxmoe.config.job import ITEM_BYTES, WIDE_DTYPES, Job, Kind, Precision, Transport
 from jaxmoe.meshes.errors import MissingError, UsageError
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
   from jaxmoe.planner.question import Constraints, Question
 
 TRAIN_BATCH = 1024
-SERVING_BATCHES = tuple(4**n for n in range(8))
 
 
 def run(
@@ -39,7 +39,8 @@ def run(
   runnable: Annotated[
     bool, typer.Option("--runnable", help="Only what verify compiles and this package runs.")
   ] = False,
-  max_step: Annotated[str | None, typer.Option("--max-step", "--max-ttft", help="Longest step: 10s, 250ms.")] = None,
+  max_step: Annotated[str | None, typer.Option(help="Longest step: 10s, 250ms.")] = None,
+  max_ttft: Annotated[str | None, typer.Option(help="Longest time to the first token, in prefill.")] = None,
   min_tokens_per_ms: Annotated[float | None, typer.Option(help="Fewest tokens a millisecond and device.")] = None,
   reserve: Annotated[str, typer.Option(help="Memory of a device to keep free: 4GB.")] = "0GB",
   dispatch_overlap: Annotated[float, typer.Option(help="Share of the experts' exchange that is hidden.")] = 0.0,
@@ -55,9 +56,9 @@ def run(
   as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
   """Search every way to lay a model out over devices, and explain the best."""
+  from jaxmoe.config.assumptions import Assumptions
   from jaxmoe.config.catalogue import load_cluster, load_model
-  from jaxmoe.cost.assumptions import Assumptions
-  from jaxmoe.planner.question import Question
+  from jaxmoe.planner.question import Question, serving_batches
 
   kind = _kind(job)
   question = Question(
@@ -65,13 +66,13 @@ def run(
     cluster=load_cluster(with_home(cluster)),
     devices=devices,
     job=_job(kind, batch, sequence_length, capacity_factor, weights, compute),
-    batches=() if batch is not None or kind == "train" else SERVING_BATCHES,
+    batches=() if batch is not None or kind == "train" else serving_batches(devices),
     space=_space(kind, runnable, transport),
     objective=objective or ("latency" if kind == "train" else "throughput"),  # pyright: ignore[reportArgumentType]
-    constraints=_constraints(max_step, min_tokens_per_ms, reserve),
+    constraints=_constraints(_longest_step(kind, max_step, max_ttft), min_tokens_per_ms, reserve),
     assumptions=Assumptions(dispatch_overlap=dispatch_overlap, gradient_overlap=gradient_overlap, **load_from(load)),
   )
-  _warn(question)
+  _warn(question, mtp)
   found = _answer(question, top, out, force)
   _show(found, as_json)
   if not found.plans:
@@ -121,11 +122,28 @@ def _show(found: "Answer", as_json: bool) -> None:
     write_tables(tables(found))
 
 
-def _constraints(max_step: str | None, min_tokens_per_ms: float | None, reserve: str) -> "Constraints":
+def _longest_step(kind: Kind, max_step: str | None, max_ttft: str | None) -> float | None:
+  """Seconds, of either option: a prefill's step ends with the first token."""
+  if max_ttft is not None and kind != "prefill":
+    raise UsageError(f"--max-ttft is for --job prefill, got it for {kind}; give --max-step")
+  if max_step is not None and max_ttft is not None:
+    raise UsageError("--max-step and --max-ttft are both given, and mean the same in prefill; keep one")
+  option, text = ("--max-step", max_step) if max_ttft is None else ("--max-ttft", max_ttft)
+  if text is None:
+    return None
+  longest_s = seconds_of(option, text)
+  if not longest_s > 0:
+    raise UsageError(f"{option} must be above 0, got {shown(text)}")
+  return longest_s
+
+
+def _constraints(max_step_s: float | None, min_tokens_per_ms: float | None, reserve: str) -> "Constraints":
   from jaxmoe.planner.question import Constraints
 
+  if min_tokens_per_ms is not None and not 0 < 1000 * min_tokens_per_ms < math.inf:
+    raise UsageError(f"--min-tokens-per-ms must be above 0 and finite, got {min_tokens_per_ms:g}")
   return Constraints(
-    max_step_s=None if max_step is None else seconds_of("--max-step", max_step),
+    max_step_s=max_step_s,
     min_tokens_per_s_per_device=None if min_tokens_per_ms is None else 1000 * min_tokens_per_ms,
     reserve_bytes=bytes_of("--reserve", reserve),
   )
@@ -140,6 +158,9 @@ def _kind(job: str) -> Kind:
 
 def _job(kind: Kind, batch: int | None, length: int, capacity_factor: float, weights: str, compute: str) -> Job:
   """Training keeps float32 weights and moments, serving weights as it computes, where nothing else is said."""
+  for option, dtype, legal in (("--weights", weights, ITEM_BYTES), ("--compute", compute, WIDE_DTYPES)):
+    if dtype not in legal and (dtype or option == "--compute"):
+      raise UsageError(f"{option} must be one of {', '.join(legal)}, got {shown(dtype)!r}")
   precision = Precision(weights=weights or ("float32" if kind == "train" else compute), compute=compute)
   sizes: dict[str, Any] = {"batch": TRAIN_BATCH if batch is None else batch, "sequence_length": length}
   return Job(kind=kind, **sizes, capacity_factor=capacity_factor, precision=precision)
@@ -151,13 +172,25 @@ def _space(kind: Kind, runnable: bool, transports: list[str] | None):
   space = runnable_space(kind) if runnable else whole_space(kind)
   if not transports:
     return space
+  from jaxmoe.planner.own_plan import RUNNABLE_TRANSPORTS
+
   for name in transports:
     if name not in get_args(Transport):
       raise UsageError(f"--transport must be one of {', '.join(get_args(Transport))}, got {name!r}")
+    if runnable and name not in RUNNABLE_TRANSPORTS:
+      raise UsageError(
+        f"--transport {name} can be planned but not run; with --runnable expected one of"
+        f" {', '.join(RUNNABLE_TRANSPORTS)}"
+      )
   return dataclasses.replace(space, transports=tuple(dict.fromkeys(transports)))
 
 
-def _warn(question: "Question") -> None:
-  limit, length = question.model.max_sequence_length, question.job.sequence_length
-  if limit is not None and length > limit:
-    log(f"warning: --sequence-length {length} exceeds the {limit} tokens that {question.model.name} was trained for")
+def _warn(question: "Question", mtp: bool) -> None:
+  from jaxmoe.report.plan import warnings
+
+  for warning in warnings(question):
+    log(f"warning: {warning}")
+  if mtp and not question.model.mtp_layers:
+    log(f"warning: --mtp changes nothing: no prediction layers are known of {shown(question.model.name)}")
+  elif mtp and question.job.kind != "train":
+    log(f"warning: --mtp: {question.job.kind} keeps the prediction layers' weights, and computes nothing with them")

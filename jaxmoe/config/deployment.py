@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Literal
 
+from jaxmoe.config.assumptions import NOTHING_HIDDEN, Assumptions
 from jaxmoe.config.divisions import check
 from jaxmoe.config.job import Job
 from jaxmoe.config.model import ModelConfig
@@ -38,6 +39,7 @@ class Deployment(Shares):
 
   Attributes:
     expert_numbering: how its document numbers experts: 0 to E-1 in every layer, or on through the stages.
+    assumptions: what a prediction of it takes for granted.
 
   Raises:
     UsageError: the strategy needs more devices than the cluster has, or a dimension does not divide over its
@@ -54,9 +56,11 @@ class Deployment(Shares):
   document: str | None = None
   claims: tuple[Claim, ...] = ()
   readings: tuple[Reading, ...] = ()
+  assumptions: Assumptions = NOTHING_HIDDEN
 
   def __post_init__(self):
     check(self)
+    self.assumptions.check_experts(self.model.num_experts)
 
   @property
   def warnings(self) -> tuple[str, ...]:

@@ -34,7 +34,7 @@ def _check_devices(d: Shares) -> None:
 
 
 def _check_schedule(d: Shares) -> None:
-  """Every stage has a layer for each of its chunks; interleaved stages take microbatches in rounds of all stages."""
+  """Every stage has a layer for each of its chunks, and the schedule takes so many stages and microbatches."""
   layers, stages, chunks = d.model.num_layers, d.strategy.stage, d.job.chunks
   if stages * chunks > layers:
     raise IllegalError(
@@ -52,6 +52,29 @@ def _check_schedule(d: Shares) -> None:
         "job.microbatches", lambda: [m for m in nearest(divisors(d.sequences_per_device), stages) if m % stages == 0]
       ),
       *_axes(d, (STAGE,)),
+    )
+  if d.job.schedule == "dualpipe":
+    _check_both_ways(d, stages, d.job.microbatches)
+
+
+def _check_both_ways(d: Shares, stages: int, microbatches: int) -> None:
+  """Stages come in pairs that hold the same, microbatches in pairs that come from both ends."""
+  if stages % 2:
+    raise IllegalError(
+      d,
+      f"strategy.stage={stages} must be even with schedule dualpipe",
+      one("strategy.stage", lambda: multiples(2, stages, most=d.model.num_layers)),
+      _all_axes(d),
+    )
+  if microbatches % 2 or microbatches < 2 * stages:
+    counts = [count for count in divisors(d.sequences_per_device) if count % 2 == 0 and count >= 2 * stages]
+    raise IllegalError(
+      d,
+      f"job.microbatches={microbatches} must be even and at least 2 x stage = {2 * stages} with schedule dualpipe",
+      one("job.microbatches", lambda: nearest(counts, microbatches)),
+      one("strategy.stage", lambda: multiples(2, stages, most=max(2, microbatches // 2))),
+      _batch(d),
+      _all_axes(d),
     )
 
 

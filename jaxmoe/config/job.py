@@ -9,7 +9,7 @@ from jaxmoe.meshes.errors import UsageError
 Kind = Literal["train", "prefill", "decode"]
 Remat = Literal["none", "selective", "full"]
 Transport = Literal["capacity", "dense", "gather", "ragged"]
-ScheduleName = Literal["gpipe", "1f1b", "interleaved", "zero_bubble"]
+ScheduleName = Literal["gpipe", "1f1b", "interleaved", "zero_bubble", "dualpipe"]
 
 ExpertKernel = Literal["platform", "einsum", "cpu_tiles", "tpu", "ragged", "hopper"]
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from jaxmoe.config.assumptions import NOTHING_HIDDEN
 from jaxmoe.config.deployment import Deployment
 from jaxmoe.config.files import shown
 
@@ -37,6 +38,7 @@ def deployment_mapping(d: Deployment) -> dict[str, Any]:
     "job": dataclasses.asdict(d.job),
     "claims": [dataclasses.asdict(claim) for claim in d.claims] or None,
     "reading": [dataclasses.asdict(reading) for reading in d.readings] or None,
+    "assumptions": dataclasses.asdict(d.assumptions) if d.assumptions != NOTHING_HIDDEN else None,
   }
   return _plain(whole)
 

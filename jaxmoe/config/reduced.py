@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+from jaxmoe.config.assumptions import NOTHING_HIDDEN
 from jaxmoe.config.deployment import Deployment
 from jaxmoe.config.job import Job, Precision
 from jaxmoe.config.model import ModelConfig
@@ -39,6 +40,7 @@ def reduced(deployment: Deployment, devices: int) -> Deployment:
     strategy=strategy,
     job=job,
     claims=(),
+    assumptions=NOTHING_HIDDEN,
   )
 
 

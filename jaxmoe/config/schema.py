@@ -17,6 +17,7 @@ from pydantic import (
   model_validator,
 )
 
+from jaxmoe.config.assumptions import Assumptions
 from jaxmoe.config.deployment import Claim, Deployment, ExpertNumbering, Reading
 from jaxmoe.config.files import closest, got
 from jaxmoe.config.job import (
@@ -63,6 +64,14 @@ def _one_printable_line(text: str) -> str:
   if not text.isprintable():
     raise ValueError("expected one line of printable text; remove line breaks and control characters")
   return text
+
+
+def _number_or_numbers(value: Any) -> float | tuple[float, ...] | None:
+  entries = value if isinstance(value, list) else [] if value is None else [value]
+  if not all(type(entry) in (int, float) and abs(entry) <= 1e300 for entry in entries):
+    raise ValueError(f"expected a power law's exponent, or a list of rows by expert, got {got(value)}")
+  numbers = tuple(map(float, entries))
+  return numbers if isinstance(value, list) else next(iter(numbers), None)
 
 
 Version = Annotated[int, AfterValidator(_known_version)]
@@ -191,6 +200,13 @@ class ReadingForm(Form):
   assumption: bool = False
 
 
+class AssumptionsForm(Form):
+  dispatch_overlap: Annotated[float, Field(ge=0, le=1)] = 0.0
+  gradient_overlap: Annotated[float, Field(ge=0, le=1)] = 0.0
+  load: Annotated[float, Field(ge=1)] = 1.0
+  popularity: Annotated[Any, AfterValidator(_number_or_numbers)] = None
+
+
 class DeploymentForm(Form):
   """`model` and `cluster` are a name, a path beside the file, or written out; see `catalogue`."""
 
@@ -206,6 +222,7 @@ class DeploymentForm(Form):
   expert_numbering: ExpertNumbering = "per_layer"
   claims: list[ClaimForm] = []
   reading: list[ReadingForm] = []
+  assumptions: AssumptionsForm = AssumptionsForm()
 
   @model_validator(mode="after")
   def _one_strategy(self) -> Self:
@@ -251,6 +268,7 @@ def deployment_from(form: DeploymentForm, *, model: ModelConfig, cluster: Cluste
       f" which cluster {cluster.name} has a peak for, got {got(compute)}"
     )
   strategy, job = _strategy_of(form), _job(form.job)
+  assumptions = Assumptions(**form.assumptions.model_dump())
   try:
     return Deployment(
       **form.model_dump(include={"name", "title", "document", "expert_numbering"}),
@@ -260,6 +278,7 @@ def deployment_from(form: DeploymentForm, *, model: ModelConfig, cluster: Cluste
       job=job,
       claims=tuple(Claim(**claim.model_dump()) for claim in form.claims),
       readings=tuple(Reading(**reading.model_dump()) for reading in form.reading),
+      assumptions=assumptions,
     )
   except UsageError as error:
     if form.parallel_strategy is None:

@@ -51,6 +51,11 @@ class Shares:
     return fact(self.job.schedule, self.job.chunks)
 
   @property
+  def copies(self) -> Any:
+    """Stages whose weights a device holds: two where microbatches go through the pipeline both ways."""
+    return 1 + (self.job.schedule == "dualpipe")
+
+  @property
   def keys_seen(self) -> Literal["decode", "causal", "full"]:
     """Which keys a query is multiplied with."""
     if self.job.kind == "decode":

@@ -245,11 +245,16 @@ def statistics(z: Sizes, stage: StageLayers) -> Iterator[Collective]:
 
 
 def gradients(d: Shares, stage: StageLayers) -> Iterator[Collective]:
-  """Each weight's gradient is summed over the axes whose tokens it saw, less those that split it."""
+  """Each weight's gradient is summed over the axes whose tokens it saw, less those that split it.
+
+  So it is over the two devices that hold it, where microbatches go through the stages both ways.
+  """
   for tensor in parameter_tensors(d.model):
-    count = tensor.layer_count(d.rules) * stage.of(tensor.stack)
+    copies = 1 if tensor.stack == "none" else d.copies
+    count = tensor.layer_count(d.rules) * stage.of(tensor.stack) * copies
     payload = count * ITEM_BYTES[tensor.dtype(d.job.precision)]
     yield Collective("gradients", "all-reduce", tensor.replica_axes(d.strategy), payload, 1)
+    yield Collective("gradients", "collective-permute", (STAGE,), payload, copies - 1)
 
 
 def _without(axes: tuple[str, ...], removed: tuple[str, ...]) -> tuple[str, ...]:

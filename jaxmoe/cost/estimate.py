@@ -3,9 +3,9 @@
 import dataclasses
 from typing import Any
 
+from jaxmoe.config.assumptions import Assumptions
 from jaxmoe.config.deployment import Deployment
 from jaxmoe.config.job import Remat
-from jaxmoe.cost.assumptions import NOTHING_HIDDEN, Assumptions
 from jaxmoe.cost.collectives import Collective, collectives
 from jaxmoe.cost.flops import PartFlops, executed_flops, flops_per_token, useful_flops
 from jaxmoe.cost.load import load_of
@@ -54,13 +54,17 @@ class Estimate:
     return 2 * self.flops_per_token_forward
 
 
-def estimate(deployment: Deployment, assumed: Assumptions = NOTHING_HIDDEN) -> Estimate:
+def estimate(deployment: Deployment, assumed: Assumptions | None = None) -> Estimate:
   """The prediction for `deployment`.
+
+  Args:
+    assumed: in place of the deployment's own assumptions.
 
   Raises:
     UsageError: the cluster states no peak for the job's compute dtype.
   """
   d, m = deployment, deployment.model
+  assumed = d.assumptions if assumed is None else assumed
   time, useful = step_time(d, assumed).plain(), useful_flops(d)
   peak = peak_flops_per_s(d.cluster, d.job.precision.compute)
   classes = parameters_by_class(m, d.rules)

@@ -26,11 +26,13 @@ class Holding:
   weight_bytes: Any
 
 
-def holdings(d: Shares, stage: StageLayers) -> list[Holding]:
-  """All parameters of a stage, one entry for each group of replicas."""
+def holdings(d: Shares, stage: StageLayers, *, in_layers: bool = False) -> list[Holding]:
+  """All parameters of a device's stages, or those in layers alone; one entry for each group of replicas."""
   groups: dict[tuple[str, ...], tuple[Any, Any]] = {}
   for tensor in parameter_tensors(d.model):
-    count = tensor.layer_count(d.rules) * stage.of(tensor.stack)
+    if in_layers and tensor.stack == "none":
+      continue
+    count = tensor.layer_count(d.rules) * stage.of(tensor.stack) * (1 if tensor.stack == "none" else d.copies)
     axes = tensor.replica_axes(d.strategy)
     counts, sizes = groups.get(axes, (0, 0))
     groups[axes] = (counts + count, sizes + count * ITEM_BYTES[tensor.dtype(d.job.precision)])

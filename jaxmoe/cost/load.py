@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxmoe.config.arrays import least, table_of
+from jaxmoe.config.assumptions import Assumptions
 from jaxmoe.config.shares import Shares
-from jaxmoe.cost.assumptions import Assumptions
 from jaxmoe.cost.constants import LOAD_DRAWS, MOST_POPULAR_SHARE
 from jaxmoe.meshes.errors import UsageError
 

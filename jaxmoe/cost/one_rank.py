@@ -3,6 +3,7 @@
 import dataclasses
 
 from jaxmoe.config.arrays import ceil_div
+from jaxmoe.config.assumptions import NOTHING_HIDDEN
 from jaxmoe.config.deployment import Deployment
 from jaxmoe.cost.flops import balanced_rows
 from jaxmoe.meshes.strategy import Strategy
@@ -33,4 +34,4 @@ def one_rank(d: Deployment) -> Deployment:
     d.job, batch=d.sequences_per_device, transport="capacity", capacity_factor=rows / (tokens * visits)
   )
   named = {"name": f"{d.name} (one rank)", "document": None, "claims": (), "readings": ()}
-  return dataclasses.replace(d, model=model, strategy=Strategy(), job=job, **named)
+  return dataclasses.replace(d, model=model, strategy=Strategy(), job=job, assumptions=NOTHING_HIDDEN, **named)

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxmoe.config.arrays import least, most
+from jaxmoe.config.assumptions import Assumptions
 from jaxmoe.config.job import Precision
 from jaxmoe.config.shares import Shares
-from jaxmoe.cost.assumptions import Assumptions
 from jaxmoe.cost.collectives import Collective, LayerCollective, Sizes, attention, dense, experts, shared
 from jaxmoe.cost.flops import busiest_rows, hidden_share
 from jaxmoe.cost.layer import Operation, attention_operations, dense_operations, expert_operations

@@ -62,3 +62,8 @@ class Plans(Shares):
 
   def by_schedule(self, fact: Callable[[str, int], Any]) -> Any:
     return np.concatenate([fact(schedule, chunks) for schedule, chunks in self.schedules], axis=1)
+
+  @property
+  def copies(self) -> Any:
+    both_ways = np.array([schedule == "dualpipe" for schedule, _ in self.schedules])
+    return 1 + both_ways[:, None, None] if both_ways.any() else 1

@@ -9,8 +9,8 @@ import functools
 from typing import Any
 
 from jaxmoe.config.arrays import least, most, total
+from jaxmoe.config.assumptions import NOTHING_HIDDEN, Assumptions
 from jaxmoe.config.shares import Shares
-from jaxmoe.cost.assumptions import NOTHING_HIDDEN, Assumptions
 from jaxmoe.cost.collectives import Sizes, pipeline, statistics, vocabulary
 from jaxmoe.cost.constants import TRAIN_PASSES
 from jaxmoe.cost.flops import head_forward
@@ -18,7 +18,8 @@ from jaxmoe.cost.holdings import Holding, holdings, stored_gradient_bytes
 from jaxmoe.cost.passes import Device, Network, Pass, Passes, passes
 from jaxmoe.cost.stage import StageLayers, stage_layers
 from jaxmoe.cost.traffic import head_bytes, update_bytes
-from jaxmoe.pipeline.schedule_facts import idle_s
+from jaxmoe.meshes.axes import STAGE
+from jaxmoe.pipeline.schedule_facts import SPLIT, idle_s
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +125,7 @@ def _of_stage(d: Shares, stage: StageLayers, device: Device, network: Network, a
     bubble=_bubble_s(d, p),
     head=_head_s(d, device),
     step_network=_step_network_s(d, stage, network),
-    gradients=_gradients_s(d, held, network, p.B, assumed) if d.train else 0.0,
+    gradients=_gradients_s(d, stage, held, network, p.B, assumed) if d.train else 0.0,
     optimizer=_optimizer_s(d, held, device) if d.train else 0.0,
   )
 
@@ -136,7 +137,7 @@ def _bubble_s(d: Shares, p: Passes) -> Any:
   F, B, W = p.F.total, p.B.total + p.again.total, p.W.total
 
   def idle(schedule: str, chunks: int) -> Any:
-    split = (B, W) if schedule == "zero_bubble" else (B + W,)
+    split = (B, W) if schedule in SPLIT else (B + W,)
     return idle_s(schedule, chunks, d.strategy.stage, d.microbatches, F, *split)
 
   return d.by_schedule(idle)
@@ -154,13 +155,15 @@ def _step_network_s(d: Shares, stage: StageLayers, network: Network) -> Any:
   return sum(c.count * network.once_s(c) for c in once)
 
 
-def _gradients_s(d: Shares, groups: list[Holding], network: Network, backward: Pass, assumed: Assumptions) -> Any:
+def _gradients_s(
+  d: Shares, stage: StageLayers, groups: list[Holding], network: Network, backward: Pass, assumed: Assumptions
+) -> Any:
   """Sums over replicas: at once, or scattered with the weights gathered after; every microbatch where parts are split.
 
   Zero 2 scatters each microbatch's gradients, because it keeps only its part; zero 3 also gathers weights for every
-  forward and backward.
+  forward and backward. Stages that two devices hold are then summed over these, their parts where they are split.
   """
-  exposed = 0.0
+  exposed = _both_holders_s(d, stage, network)
   for held in groups:
     if not held.axes:
       continue
@@ -172,6 +175,17 @@ def _gradients_s(d: Shares, groups: list[Holding], network: Network, backward: P
   if not assumed.gradient_overlap:
     return exposed
   return exposed - least(assumed.gradient_overlap * exposed, backward.matmuls)
+
+
+def _both_holders_s(d: Shares, stage: StageLayers, network: Network) -> Any:
+  """Gradients of stages that two devices hold, summed over the two: half scattered, half gathered, both ways."""
+  if isinstance(d.copies, int) and d.copies == 1:
+    return 0.0
+  pairs, seconds = network.group((STAGE,)), 0.0
+  for held in holdings(d, stage, in_layers=True):
+    parts = 1 + (d.zero >= 1) * (d.strategy.size(*held.axes) - 1)
+    seconds = seconds + pairs.permute_s(stored_gradient_bytes(held, d.job.precision) / parts)
+  return (d.copies - 1) * seconds
 
 
 def _optimizer_s(d: Shares, held: list[Holding], device: Device) -> Any:

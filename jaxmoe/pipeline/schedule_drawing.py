@@ -3,7 +3,7 @@
 import itertools
 
 from jaxmoe.pipeline.schedule_timing import Timeline
-from jaxmoe.pipeline.schedules import Schedule, label
+from jaxmoe.pipeline.schedules import Cell, Schedule, label
 
 IDLE, GOES_ON = ".", "="
 
@@ -36,7 +36,7 @@ def draw(drawn: Schedule | Timeline) -> str:
 
 
 def _of_table(schedule: Schedule) -> list[list[str]]:
-  return [["+".join(map(label, row[stage])) or IDLE for row in schedule.table] for stage in range(schedule.stages)]
+  return [[_name(row[stage]) or IDLE for row in schedule.table] for stage in range(schedule.stages)]
 
 
 def _of_timeline(timeline: Timeline) -> list[list[str]]:
@@ -45,6 +45,10 @@ def _of_timeline(timeline: Timeline) -> list[list[str]]:
     raise ValueError("only whole ticks can be drawn: give costs in whole numbers")
   rows = [[IDLE] * int(timeline.makespan) for _ in timeline.spans]
   for row, stage in zip(rows, timeline.spans, strict=True):
-    for work, start, end in stage:
-      row[int(start) : int(end)] = [label(work), *[GOES_ON] * int(end - start - 1)][: int(end - start)]
+    for cell, start, end in stage:
+      row[int(start) : int(end)] = [_name(cell), *[GOES_ON] * int(end - start - 1)][: int(end - start)]
   return rows
+
+
+def _name(cell: Cell) -> str:
+  return "+".join(map(label, cell))

@@ -1,22 +1,27 @@
 """What planning asks of the schedules' tables, for whole arrays of stages and microbatches at once. No jax.
 
 The numbers are measured on the tables and packaged: `schedule_facts.json` holds, for each schedule, chunks, number of
-stages (1, 2, ...) and number of microbatches (1, 2, ...; interleaved schedules: 1, 2, ... times the stages) a row
+stages (1, 2, ...) and number of microbatches (as `fewest_and_step` says) a row
 
-  [most chunks held, idle ticks if F, B and W take one each, if only F takes one, if only B does, if only W does]
+  [most chunks held, then of idle time the multiples of F, B, W, of the least of F and B, F and W, B and W, of all]
 
-without W where backward is not split. `make schedules` writes it; `schedule_facts_make` says how far it measures.
+without those of W where backward is not split. `make schedules` writes it; `schedule_facts_make` says how far it
+measures.
 """
 
 import dataclasses
 import functools
+import itertools
 import json
 from importlib import resources
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from jaxmoe.meshes.errors import UsageError
+
+SPLIT = ("zero_bubble", "dualpipe")  # whose backward is B and, by itself, W
 
 
 def idle_s(
@@ -30,11 +35,12 @@ def idle_s(
 ) -> NDArray[np.float64]:
   """Time without work of each stage, from the first forward to the end of the last pass; NaN if not `supported`.
 
-  Idle time is convex in the costs, as a longest path, and linear while the cheapest kind of pass stays the cheapest.
-  So it is the sum of what the costs do together, at the cheapest, and of what each adds alone: exact, not a fit.
+  Idle time is linear in the costs while their order stays, so a sum of multiples of the costs and of the least of
+  several: exact, not a fit.
 
   Args:
-    schedule: as in `Job`: gpipe, 1f1b, interleaved or zero_bubble.
+    schedule: as in `Job`: gpipe, 1f1b, interleaved, zero_bubble or dualpipe, of which what runs at once
+      takes as long as one after the other.
     chunks: chunks of layers that a stage holds.
     F: time of one microbatch's forward through all the layers of a stage; all stages alike, and messages free.
     B: of its backward; where the schedule has W, of the input gradient alone.
@@ -43,10 +49,11 @@ def idle_s(
   Raises:
     UsageError: no facts about this schedule in this number of chunks.
   """
-  known, (_, together, *alone), _ = _facts(schedule, chunks).look_up(stages, microbatches)
-  costs = [np.asarray(cost) for cost in (F, B, W)[: len(alone)]]
-  least = functools.reduce(np.minimum, costs)
-  idle = least * together + sum((cost - least) * ticks for cost, ticks in zip(costs, alone, strict=True))
+  facts = _facts(schedule, chunks)
+  known, row, _ = facts.look_up(stages, microbatches)
+  costs = [np.asarray(cost) for cost in (F, B, W)]
+  least = (functools.reduce(np.minimum, (costs[kind] for kind in kinds)) for kinds in facts.kinds)
+  idle = sum(cost * multiple for cost, multiple in zip(least, row[1:], strict=True))
   return np.where(known, idle / chunks, np.nan)
 
 
@@ -73,18 +80,33 @@ def supported(schedule: str, chunks: int, stages: ArrayLike, microbatches: Array
   return _facts(schedule, chunks).look_up(stages, microbatches)[0]
 
 
+def fewest_and_step(schedule: str, chunks: int, stages: Any) -> tuple[Any, Any]:
+  """The fewest microbatches that a schedule takes, and how many more it may take at a time."""
+  if schedule == "dualpipe":
+    return 2 * stages, 2
+  return (stages, stages) if chunks > 1 else (1, 1)
+
+
+def parts(kinds: int) -> list[tuple[int, ...]]:
+  """What columns belong to: each kind of pass alone, each two, ..., all."""
+  return [part for size in range(1, kinds + 1) for part in itertools.combinations(range(kinds), size)]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class _Facts:
   """One schedule in one number of chunks.
 
   Attributes:
-    in_rounds: whether microbatches come in multiples of the stages.
-    rows: every row of the file, one below the other, as columns.
-    first: the first row of 1, 2, ... stages; `counts`: how many they have.
-    growth: of the chunks held, for every further round after the last row.
+    name, chunks: which.
+    kinds: the parts, as `parts`, that idle time has any of.
+    rows: every row of the file, one below the other, as columns: what is held, then one for each of `kinds`.
+    first: the first row of 1, 2, ... stages; `counts`: how many they have, none where there is no such schedule.
+    growth: of the chunks held, for every further row after the last.
   """
 
-  in_rounds: bool
+  name: str
+  chunks: int
+  kinds: list[tuple[int, ...]]
   rows: NDArray[np.float64]
   first: NDArray[np.int64]
   counts: NDArray[np.int64]
@@ -96,10 +118,12 @@ class _Facts:
     """(whether there are facts, the columns of the nearest row, chunks held beyond that row's)."""
     stages, microbatches = np.asarray(stages), np.asarray(microbatches)
     S = np.clip(stages, 1, len(self.first))
-    rounds, rest = np.divmod(microbatches, S) if self.in_rounds else (microbatches, 0)
-    known = (stages == S) & (rounds >= 1) & (rest == 0)
-    place = np.clip(rounds, 1, self.counts[S - 1])
-    return known, self.rows[:, self.first[S - 1] + place - 1], self.growth[S - 1] * (rounds - place)
+    fewest, step = fewest_and_step(self.name, self.chunks, S)
+    row, rest = np.divmod(microbatches - fewest, step)
+    last = self.counts[S - 1] - 1
+    known = (stages == S) & (row >= 0) & (rest == 0) & (last >= 0)
+    place = np.clip(row, 0, last)
+    return known, self.rows[:, self.first[S - 1] + place], self.growth[S - 1] * (row - place)
 
 
 type _Table = list[list[list[int]]]
@@ -126,10 +150,14 @@ def _facts(schedule: str, chunks: int) -> _Facts:
     raise UsageError(f"there are facts about {schedule} with {have} chunks, got {chunks}; add them by `make schedules`")
   counts = np.array([len(rows) for rows in table])
   rows = np.array([row for rows in table for row in rows], float).T
+  kinds = [2, 3][schedule in SPLIT]
+  has = rows[1:].any(axis=1)
   ends = np.cumsum(counts)
   return _Facts(
-    in_rounds=chunks > 1,
-    rows=rows,
+    name=schedule,
+    chunks=chunks,
+    kinds=[part for part, any_idle in zip(parts(kinds), has, strict=True) if any_idle],
+    rows=rows[[True, *has]],
     first=ends - counts,
     counts=counts,
     growth=rows[0, ends - 1] - rows[0, ends - 2],

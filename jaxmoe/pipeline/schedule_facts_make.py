@@ -5,17 +5,19 @@ import itertools
 import pathlib
 from collections.abc import Callable
 
-from jaxmoe.pipeline.schedule_makers import gpipe, interleaved, one_forward_one_backward, zero_bubble
+from jaxmoe.pipeline.schedule_facts import fewest_and_step, parts
+from jaxmoe.pipeline.schedule_makers import dualpipe, gpipe, interleaved, one_forward_one_backward, zero_bubble
 from jaxmoe.pipeline.schedule_timing import Costs, time_schedule
 from jaxmoe.pipeline.schedules import Schedule, in_flight
 
 MOST_STAGES = 64
-CHUNKS = {"gpipe": (1,), "1f1b": (1,), "interleaved": (2, 3, 4, 8), "zero_bubble": (1,)}
+CHUNKS = {"gpipe": (1,), "1f1b": (1,), "interleaved": (2, 3, 4, 8), "zero_bubble": (1,), "dualpipe": (1,)}
 MAKERS: dict[str, Callable[..., Schedule]] = {
   "gpipe": gpipe,
   "1f1b": one_forward_one_backward,
   "interleaved": interleaved,
   "zero_bubble": zero_bubble,
+  "dualpipe": dualpipe,
 }
 FILE = pathlib.Path(__file__).with_name("schedule_facts.json")
 WORKERS = 2  # as many as the tests take
@@ -24,26 +26,32 @@ WORKERS = 2  # as many as the tests take
 def rounds_measured(schedule: str, stages: int) -> int:
   """After which nothing changes but what is held, which goes on as between the last two; `tests/` looks further.
 
-  GPipe's idle time never changes. Interleaved schedules are full in their second round of S microbatches, the others
-  when every stage has a microbatch: from S on.
+  GPipe's idle time never changes, nor does that of dualpipe. Interleaved schedules are full in their second round of S
+  microbatches, the others when every stage has a microbatch: from S on.
   """
-  return {"gpipe": 2, "interleaved": 3}.get(schedule, stages + 1)
+  if schedule == "dualpipe" and stages % 2:
+    return 0
+  return {"gpipe": 2, "dualpipe": 2, "interleaved": 3}.get(schedule, stages + 1)
 
 
 def make(schedule: str, chunks: int, stages: int, rounds: int) -> Schedule:
-  """The table; a round is one microbatch, or `stages` of them where there are several chunks."""
-  return interleaved(stages, rounds * stages, chunks) if chunks > 1 else MAKERS[schedule](stages, rounds)
+  """The table of the first, second, ... number of microbatches that the schedule takes."""
+  fewest, step = fewest_and_step(schedule, chunks, stages)
+  more = (chunks,) if chunks > 1 else ()
+  return MAKERS[schedule](stages, fewest + step * (rounds - 1), *more)
 
 
 def row(table: Schedule) -> list[int]:
-  """Chunks held, then idle ticks with costs of one together and of one for each kind alone: a row of the file."""
-  together, *alone = (idle(table, costs) for costs in basis(len(table.kinds)))
-  return [max(in_flight(table)), together, *alone]
+  """Chunks held, then the multiples that idle time is made of: a row of the file.
 
-
-def basis(kinds: int) -> list[tuple[int, ...]]:
-  """Costs of one together, then of one alone: (1, 1), (1, 0), (0, 1)."""
-  return [(1,) * kinds, *(tuple(int(kind == other) for other in range(kinds)) for kind in range(kinds))]
+  With costs of one in some kinds and of none in the rest, idle time is the sum of the multiples of all parts that are
+  among these kinds.
+  """
+  multiples: dict[tuple[int, ...], int] = {}
+  for part in parts(len(table.kinds)):
+    costs = tuple(int(kind in part) for kind in range(len(table.kinds)))
+    multiples[part] = idle(table, costs) - sum(of for inner, of in multiples.items() if set(inner) < set(part))
+  return [max(in_flight(table)), *multiples.values()]
 
 
 def idle(table: Schedule, costs: tuple[int, ...]) -> int:
@@ -55,15 +63,16 @@ def idle(table: Schedule, costs: tuple[int, ...]) -> int:
 def is_exact(table: Schedule, row: list[int]) -> bool:
   """Whether the row gives the idle time of all costs there are.
 
-  The cone between "together" and all "alone" but one, the cheapest's, holds the costs (1, 2, 2). Idle time is convex,
-  so nowhere in the cone above what is linear between its edges; where it meets that inside, it does so everywhere.
+  It does so at the edges of each cone of costs in one order: where a number of them, the last in this order, are one
+  and the rest nothing. Idle time is convex, as a longest path, so nowhere in the cone above what is linear between its
+  edges; where it meets that inside, as at costs of 1, 2, 3 in this order, it does so everywhere.
   """
-  _, together, *alone = row
-  for cheapest in range(len(alone)):
-    costs = tuple(1 if kind == cheapest else 2 for kind in range(len(alone)))
-    if idle(table, costs) != together + sum(alone) - alone[cheapest]:
-      return False
-  return True
+  kinds, multiples = len(table.kinds), row[1:]
+  return all(
+    idle(table, costs)
+    == sum(min(costs[kind] for kind in part) * of for part, of in zip(parts(kinds), multiples, strict=True))
+    for costs in itertools.permutations(range(1, kinds + 1))
+  )
 
 
 def rows(case: tuple[str, int, int]) -> list[list[int]]:

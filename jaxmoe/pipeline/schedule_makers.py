@@ -4,10 +4,12 @@ S stages, M microbatches. One piece of work takes one tick here; `schedule_timin
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from jaxmoe.meshes.errors import UsageError
-from jaxmoe.pipeline.schedules import Cell, Kind, Schedule, Work, check_sizes, needs
+from jaxmoe.pipeline.schedules import KINDS, Cell, Kind, Needs, Route, Schedule, Work, check_sizes, through
+
+type Pass = tuple[Kind, int]  # of the next microbatch that comes this way
 
 
 def forward_only(stages: int, microbatches: int) -> Schedule:
@@ -59,7 +61,8 @@ def interleaved(stages: int, microbatches: int, chunks: int) -> Schedule:
   forwards = [Work("F", m, chunk) for m, chunk in visits]
   backwards = [Work("B", m, chunks - 1 - chunk) for m, chunk in visits]
   warm_ups = [2 * (stages - 1 - s) + (chunks - 1) * stages for s in range(stages)]
-  return _lay_out([_in_turn(forwards, backwards, warm_up) for warm_up in warm_ups], microbatches, chunks=chunks)
+  orders = [_in_turn(forwards, backwards, warm_up) for warm_up in warm_ups]
+  return _lay_out(orders, microbatches, route=through(stages, chunks))
 
 
 def zero_bubble(stages: int, microbatches: int) -> Schedule:
@@ -86,7 +89,40 @@ def lockstep(stages: int, microbatches: int) -> Schedule:
     return tuple(item for item in work if 0 <= item.microbatch < microbatches)
 
   table = tuple(tuple(cell(tick, s) for s in range(stages)) for tick in range(microbatches + 2 * (stages - 1)))
-  return Schedule(stages=stages, microbatches=microbatches, per_tick=2, table=table)
+  return Schedule(stages=stages, microbatches=microbatches, routes=(through(stages),), per_tick=2, table=table)
+
+
+def dualpipe(stages: int, microbatches: int) -> Schedule:
+  """DualPipe: even microbatches go from the first stage to the last through chunk 0, odd ones back through chunk 1.
+
+  DeepSeek-AI, arXiv 2412.19437. Stage s holds the layers of stages s and S - 1 - s, and S + 1 microbatches. A forward
+  and the whole backward of a microbatch that comes the other way run at once, for F&B; elsewhere W waits where that
+  lets another stage begin. While neither F nor W costs more than B, the bubble of the stages in the middle is
+  (S/2 - 1)(F&B + B - 2W), published as (S/2 - 1)(F&B + B - 3W) with the whole backward for B; where F&B takes
+  F + B + W, it is that of all stages.
+
+  Raises:
+    UsageError: an odd number of either, or microbatches fewer than two a stage.
+  """
+  check_sizes(stages, microbatches)
+  if stages % 2 or microbatches % 2 or microbatches < 2 * stages:
+    raise UsageError(
+      "dualpipe needs an even number of stages, and an even number of microbatches, two a stage or more; got"
+      f" {stages} stages and {microbatches} microbatches"
+    )
+  back: Route = tuple((stage, 1) for stage in reversed(range(stages)))
+  orders = [_both_ways(stages, stage, microbatches) for stage in range(stages)]
+  routes = (through(stages), back)
+  table = _earliest(orders, Needs(routes))
+  return Schedule(
+    stages=stages,
+    microbatches=microbatches,
+    routes=routes,
+    kinds=KINDS,
+    per_tick=len(KINDS),
+    joined=True,
+    table=table,
+  )
 
 
 def _passes(kind: Kind, microbatches: int) -> list[Work]:
@@ -112,22 +148,66 @@ def _late_weights(order: list[Work], late: int) -> list[Work]:
   return filled + weights[len(after) :]
 
 
+def _both_ways(stages: int, stage: int, microbatches: int) -> list[Cell]:
+  """What a stage does that is the k-th from its end of the pipeline, and `inner` short of the middle.
+
+  Microbatches from its own end come first. Of the backwards after the last forward the first half is whole, the other
+  without W.
+  """
+  k = min(stage + 1, stages - stage)
+  inner = stages // 2 - k
+  near, far = (0, 1) if stage < stages // 2 else (1, 0)
+  passes: list[list[Pass]] = [[(kind, way) for kind in KINDS] for way in (near, far)]
+  (Fn, Bn, Wn), (Ff, Bf, Wf) = passes
+  last = [(Bf, Wf), (Bn, Wn)] * k
+  late = [W for _, W in last[k:]] + [Wn] * inner
+  steps: tuple[list[tuple[Pass, ...]], ...] = (
+    [(Fn,)] * (2 * inner),
+    [(Fn,), (Ff,)] * k,
+    [(Bf,), (Wf,), (Ff,)] * inner,
+    [(Fn, Bf, Wf), (Ff, Bn, Wn)] * (microbatches // 2 - stages + k),
+    [(Bf, Wf), (Ff, Bn, Wn)] * inner,
+    [*last[:k]],
+    [(B,) for B, _ in last[k:]],
+    [cell for W in late[:inner] for cell in ((W,), (Bn,))],
+    [(W,) for W in late[inner:]],
+  )
+  return _numbered(itertools.chain.from_iterable(steps))
+
+
+def _numbered(cells: Iterable[tuple[Pass, ...]]) -> list[Cell]:
+  """Passes of each kind that come the same way are those of its microbatches in turn: 0, 2, ..., or 1, 3, ..."""
+  ways = {(kind, way): itertools.count(way, 2) for kind, way in itertools.product(KINDS, (0, 1))}
+  return [tuple(Work(kind, next(ways[kind, way]), way) for kind, way in cell) for cell in cells]
+
+
 def _lay_out(
-  orders: Sequence[list[Work]], microbatches: int, *, chunks: int = 1, kinds: tuple[Kind, ...] = ("F", "B")
+  orders: Sequence[list[Work]], microbatches: int, *, route: Route | None = None, kinds: tuple[Kind, ...] = ("F", "B")
 ) -> Schedule:
   """Each stage's work in its order, each piece at the first tick when the stage is free and its needs are met."""
   stages = len(orders)
+  routes = (route or through(stages),)
+  table = _earliest([[(work,) for work in order] for order in orders], Needs(routes))
+  return Schedule(stages=stages, microbatches=microbatches, routes=routes, kinds=kinds, table=table)
+
+
+def _earliest(orders: Sequence[list[Cell]], needs: Needs) -> tuple[tuple[Cell, ...], ...]:
+  """The table in which each cell stands at the first tick when the stage is free and its needs are met."""
   table: list[tuple[Cell, ...]] = []
   done: set[tuple[int, Work]] = set()
   waiting = [order[::-1] for order in orders]
   while any(waiting):
-    row = tuple(
-      (left[-1],) if left and done.issuperset(needs(stage, left[-1], stages=stages, chunks=chunks)) else ()
-      for stage, left in enumerate(waiting)
-    )
+    row = tuple(left[-1] if left and _ready(stage, left[-1], done, needs) else () for stage, left in enumerate(waiting))
     assert any(row), "the orders wait for each other"
     done |= {(stage, work) for stage, cell in enumerate(row) for work in cell}
     for left, cell in zip(waiting, row, strict=True):
-      del left[len(left) - len(cell) :]
+      if cell:
+        left.pop()
     table.append(row)
-  return Schedule(stages=stages, microbatches=microbatches, chunks=chunks, kinds=kinds, table=tuple(table))
+  return tuple(table)
+
+
+def _ready(stage: int, cell: Cell, done: set[tuple[int, Work]], needs: Needs) -> bool:
+  """Whether all that the cell needs and does not make itself is done."""
+  own = {(stage, work) for work in cell}
+  return all(need in done or need in own for work in cell for need in needs(stage, work))

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from jaxmoe.meshes.errors import UsageError
-from jaxmoe.pipeline.schedules import Schedule, Work, needs
+from jaxmoe.pipeline.schedules import Cell, Needs, Schedule, Work
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,21 +22,24 @@ class Costs:
     F: forward.
     B: backward; its input gradient alone where the schedule has W.
     W: weight gradient.
+    FBW: all three at once, in a cell of a schedule that joins them; without it, as long as one after the other.
     send: from the end of work on one stage to its arrival on another.
   """
 
   F: float | Sequence[float] = 1
   B: float | Sequence[float] = 1
   W: float | Sequence[float] = 1
+  FBW: float | Sequence[float] | None = None
   send: float = 0
 
   def by_stage(self, stages: int) -> dict[str, tuple[float, ...]]:
-    """Kind -> cost on each stage.
+    """Kind, or all of them -> cost on each stage.
 
     Raises:
       UsageError: costs for another number of stages, or not 0 or more.
     """
-    costs = {kind: _spread(getattr(self, kind), stages) for kind in ("F", "B", "W")}
+    given = {"F": self.F, "B": self.B, "W": self.W} | ({} if self.FBW is None else {"FBW": self.FBW})
+    costs = {kind: _spread(cost, stages) for kind, cost in given.items()}
     for kind, by_stage in costs.items():
       if len(by_stage) != stages:
         raise UsageError(f"{len(by_stage)} costs of {kind} for {stages} stages: give one number, or one a stage")
@@ -50,9 +53,9 @@ def _spread(cost: float | Sequence[float], stages: int) -> tuple[float, ...]:
 
 
 class Span(NamedTuple):
-  """One piece of work and when it runs."""
+  """One piece of work, or several that run at once, and when."""
 
-  work: Work
+  cell: Cell
   start: float
   end: float
 
@@ -85,15 +88,21 @@ def time_schedule(schedule: Schedule, costs: Costs) -> Timeline:
   Raises:
     UsageError: costs for another number of stages, or not 0 or more.
   """
-  sizes = {"stages": schedule.stages, "chunks": schedule.chunks}
-  cost = costs.by_stage(schedule.stages)
+  cost, needs = costs.by_stage(schedule.stages), Needs(schedule.routes)
   ends: dict[tuple[int, Work], float] = {}
   spans: list[list[Span]] = [[] for _ in range(schedule.stages)]
   free: list[float] = [0] * schedule.stages
-  for _, stage, work in schedule.work():
+  for stage, cell in schedule.cells():
     start = free[stage]
-    for source, needed in needs(stage, work, **sizes):
-      start = max(start, ends[source, needed] + (costs.send if source != stage else 0))
-    ends[stage, work] = free[stage] = start + cost[work.kind][stage]
-    spans[stage].append(Span(work, start, free[stage]))
+    for source, needed in itertools.chain.from_iterable(needs(stage, work) for work in cell):
+      end = ends.get((source, needed), 0)  # what has not ended is made in this cell
+      start = max(start, end + (costs.send if source != stage else 0))
+    free[stage] = start + _cell_cost(cell, stage, cost)
+    ends |= {(stage, work): free[stage] for work in cell}
+    spans[stage].append(Span(cell, start, free[stage]))
   return Timeline(spans=tuple(map(tuple, spans)))
+
+
+def _cell_cost(cell: Cell, stage: int, cost: dict[str, tuple[float, ...]]) -> float:
+  together = cost.get("".join(work.kind for work in cell))
+  return together[stage] if together else sum(cost[work.kind][stage] for work in cell)

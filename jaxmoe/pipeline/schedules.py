@@ -20,7 +20,7 @@ class Work(NamedTuple):
 
   Attributes:
     kind: F forward; B backward, or its input gradient alone where the schedule has W; W weight gradient.
-    chunk: which of the stage's chunks of layers; microbatches go through chunk 0 of every stage, then chunk 1, ...
+    chunk: which of the stage's chunks of layers.
   """
 
   kind: Kind
@@ -29,6 +29,8 @@ class Work(NamedTuple):
 
 
 type Cell = tuple[Work, ...]
+type Place = tuple[int, int]  # stage, chunk
+type Route = tuple[Place, ...]  # of a microbatch's forward; its backward goes the other way
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,17 +38,19 @@ class Schedule:
   """What every stage does at every tick. One that exists is valid: every piece of work once, after all that it needs.
 
   Attributes:
-    chunks: chunks of layers that each stage holds (`v` of interleaved schedules).
+    routes: microbatch m goes through all layers by route m, or m modulo their number where they are fewer.
     kinds: the passes that each microbatch makes: F, F and B, or F, B and W.
     per_tick: the most pieces of work in one cell; they run in the order of the cell.
+    joined: whether a cell's pieces run at once instead, and end together; then only W may need another of them, its B.
     table: `table[tick][stage]` is a cell; what it makes reaches other stages at the next tick.
   """
 
   stages: int
   microbatches: int
-  chunks: int = 1
+  routes: tuple[Route, ...]
   kinds: tuple[Kind, ...] = ("F", "B")
   per_tick: int = 1
+  joined: bool = False
   table: tuple[tuple[Cell, ...], ...]
 
   def __post_init__(self):
@@ -54,6 +58,11 @@ class Schedule:
     if not self.kinds or self.kinds != KINDS[: len(self.kinds)]:
       raise UsageError(f"kinds must be F, or F and B, or F, B and W, got {self.kinds}")
     validate(self)
+
+  @property
+  def chunks(self) -> int:
+    """Chunks of layers that each stage holds (`v` of interleaved schedules)."""
+    return 1 + max(chunk for route in self.routes for _, chunk in route)
 
   @property
   def ticks(self) -> int:
@@ -76,6 +85,14 @@ class Schedule:
         for work in cell:
           yield tick, stage, work
 
+  def cells(self) -> Iterator[tuple[int, Cell]]:
+    """(stage, what runs at once) in the order of `work`."""
+    for stage, cell in itertools.chain.from_iterable(map(enumerate, self.table)):
+      if self.joined and cell:
+        yield stage, cell
+      elif not self.joined:
+        yield from ((stage, (work,)) for work in cell)
+
   def order(self, stage: int) -> list[Work]:
     """The stage's work from first to last."""
     return [work for row in self.table for work in row[stage]]
@@ -88,24 +105,32 @@ def check_sizes(stages: int, microbatches: int, chunks: int = 1) -> None:
       raise UsageError(f"a pipeline schedule needs {name} of at least 1, got {size}")
 
 
-def needs(stage: int, work: Work, *, stages: int, chunks: int) -> list[tuple[int, Work]]:
-  """(stage, work) pairs that must be done before.
+def through(stages: int, chunks: int = 1) -> Route:
+  """Chunk 0 of every stage from the first to the last, then chunk 1, ..."""
+  return tuple((stage, chunk) for chunk in range(chunks) for stage in range(stages))
 
-  Chunk c of stage s is at position c x stages + s of the model. F needs F at the position before; B needs its own F and
-  B at the position after; W needs its own B.
-  """
-  kind, microbatch, chunk = work
-  if kind == "W":
-    return [(stage, Work("B", microbatch, chunk))]
-  neighbour = chunk * stages + stage + (-1 if kind == "F" else 1)
-  inside = 0 <= neighbour < chunks * stages
-  received = [(neighbour % stages, Work(kind, microbatch, neighbour // stages))] if inside else []
-  return received if kind == "F" else [(stage, Work("F", microbatch, chunk)), *received]
+
+class Needs:
+  """What must be done before a piece of work. Made of the routes, none of which share a place."""
+
+  def __init__(self, routes: tuple[Route, ...]):
+    self.before = {here: place for route in routes for place, here in itertools.pairwise(route)}
+    self.after = {here: place for route in routes for here, place in itertools.pairwise(route)}
+
+  def __call__(self, stage: int, work: Work) -> list[tuple[int, Work]]:
+    """(stage, work) pairs. F needs F at the place before; B needs its own F and B at the place after; W its own B."""
+    kind, microbatch, chunk = work
+    if kind == "W":
+      return [(stage, Work("B", microbatch, chunk))]
+    place = (self.before if kind == "F" else self.after).get((stage, chunk))
+    received = [(place[0], Work(kind, microbatch, place[1]))] if place else []
+    return received if kind == "F" else [(stage, Work("F", microbatch, chunk)), *received]
 
 
 def validate(schedule: Schedule) -> None:
   """Raises ValueError that names the first violation, by tick and stage, and last what never comes."""
   done: dict[tuple[int, Work], int] = {}
+  needs, wanted = Needs(schedule.routes), dict.fromkeys(all_work(schedule))
   for tick, row in enumerate(schedule.table):
     if len(row) != schedule.stages:
       raise ValueError(f"tick {tick} has {len(row)} cells, expected one for each of {schedule.stages} stages")
@@ -113,45 +138,42 @@ def validate(schedule: Schedule) -> None:
       if len(cell) > schedule.per_tick:
         raise ValueError(f"stage {stage} does {_labels(cell)} at tick {tick}; at most {schedule.per_tick} may be done")
       for work in cell:
-        if fault := _fault(schedule, done, tick, stage, work):
-          raise ValueError(f"stage {stage} does {label(work)} at tick {tick}, {fault}")
+        if (stage, work) not in wanted:
+          raise ValueError(f"stage {stage} does {label(work)} at tick {tick}, which is none of {_expected(schedule)}")
+        if fault := _fault(needs(stage, work), done, tick, stage, work, schedule.joined):
+          raise ValueError(f"stage {stage} does {label(work)} at tick {tick}, which {fault}")
         done[stage, work] = tick
-  for stage, work in all_work(schedule):
+  for stage, work in wanted:
     if (stage, work) not in done:
       raise ValueError(f"stage {stage} never does {label(work)}")
 
 
-def _fault(schedule: Schedule, done: dict[tuple[int, Work], int], tick: int, stage: int, work: Work) -> str | None:
+def _fault(
+  needed: list[tuple[int, Work]], done: dict[tuple[int, Work], int], tick: int, stage: int, work: Work, joined: bool
+) -> str | None:
   """What is wrong with this piece of work, given when those before it were done."""
-  sizes = {"stages": schedule.stages, "chunks": schedule.chunks}
-  if not _exists(schedule, work):
-    return f"which is none of {_passes(schedule)} of {schedule.microbatches} microbatches in {schedule.chunks} chunks"
   if (stage, work) in done:
-    return f"which it already did at tick {done[stage, work]}"
-  for source, needed in needs(stage, work, **sizes):
-    when = done.get((source, needed))
-    if when is None or (source != stage and when == tick):
-      return f"which needs {label(needed)} of stage {source} first"
+    return f"it already did at tick {done[stage, work]}"
+  for source, other in needed:
+    when = done.get((source, other))
+    at_once = source != stage or (joined and work.kind != "W")
+    if when is None or (when == tick and at_once):
+      return f"needs {label(other)} of stage {source} first"
   return None
-
-
-def _exists(schedule: Schedule, work: Work) -> bool:
-  in_range = 0 <= work.microbatch < schedule.microbatches and 0 <= work.chunk < schedule.chunks
-  return work.kind in schedule.kinds and in_range
 
 
 def all_work(schedule: Schedule) -> Iterator[tuple[int, Work]]:
   """Every (stage, work) that the schedule must hold."""
-  ranges = (range(schedule.stages), schedule.kinds, range(schedule.microbatches), range(schedule.chunks))
-  for stage, kind, microbatch, chunk in itertools.product(*ranges):
-    yield stage, Work(kind, microbatch, chunk)
+  for microbatch, kind in itertools.product(range(schedule.microbatches), schedule.kinds):
+    for stage, chunk in schedule.routes[microbatch % len(schedule.routes)]:
+      yield stage, Work(kind, microbatch, chunk)
 
 
 def in_flight(schedule: Schedule, *, chunk: int | None = None, until: Kind | None = None) -> tuple[int, ...]:
   """The most activations that each stage holds at once: microbatches whose F is done and whose last pass is not.
 
   Args:
-    chunk: counts one chunk's microbatches only; without it, all chunks, each a 1/chunks share of a stage's layers.
+    chunk: counts one chunk's microbatches only; without it, all chunks', each of as many layers as a chunk has.
     until: the pass that frees an activation, by default the last: W where backward is split. With W, the part that only
       B reads is free earlier: count that with `until="B"`.
 
@@ -184,6 +206,10 @@ def label(work: Work) -> str:
 def _passes(schedule: Schedule) -> str:
   """The kinds in words: `F, B`."""
   return ", ".join(schedule.kinds)
+
+
+def _expected(schedule: Schedule) -> str:
+  return f"{_passes(schedule)} of {schedule.microbatches} microbatches in {schedule.chunks} chunks"
 
 
 def _labels(cell: Cell) -> str:

@@ -1,15 +1,19 @@
 """What a planner answers: the best plans with all their numbers, or what is short and which plan would fit."""
 
 import dataclasses
+import itertools
 from collections import Counter
+from collections.abc import Iterable
 
 from jaxmoe.config.deployment import Deployment
+from jaxmoe.config.legal import multiples
 from jaxmoe.cost.estimate import Estimate, estimate
 from jaxmoe.cost.time import step_s
 from jaxmoe.planner.question import Objective, Question
 from jaxmoe.planner.search import REPETITIONS, Candidate, Found, See, search
 
 TIME_TO_FIRST_TOKEN_LENGTHS = (128, 512, 1024, 2048, 4096, 10_240)
+BATCHES_TRIED, DEVICES_TRIED = 8, 8  # where no plan is legal, for the nearest that is
 MORE_DEVICES = 10  # doublings that are tried for the nearest plan that fits
 # What an objective comes to once the number of devices is settled.
 _ON_AS_MANY: dict[Objective, Objective] = {"devices": "latency", "cost": "throughput"}
@@ -20,14 +24,16 @@ class Shortage:
   """Why no plan is left.
 
   Attributes:
-    what: in one sentence.
+    what: `memory`, `step` or `tokens`, of which the closest plan breaks the limit; without one a sentence.
     closest: the plan that comes nearest on the devices asked for, if any is legal.
     fitting: the nearest plan that does fit, on more devices.
+    most_devices: on which such a plan was looked for.
   """
 
   what: str
   closest: Estimate | None
   fitting: Estimate | None
+  most_devices: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -61,52 +67,57 @@ def _estimate(question: Question, candidate: Candidate) -> Estimate:
 
 def _shortage(question: Question, found: Found) -> Shortage:
   """The limit that the nearest plan breaks."""
+  most = question.devices << MORE_DEVICES
   if found.smallest is None:
-    return Shortage(_nothing_legal(found), None, _nearest(question))
+    other = _with_another_batch(question) or _on_fewer_devices(question)
+    return Shortage(_nothing_legal(question, found, other), None, other or _nearest(question), most)
   if found.fastest is None:
-    closest = _estimate(question, found.smallest)
-    return Shortage(_too_large(question, closest), closest, _nearest(question))
-  closest = _estimate(question, found.busiest or found.fastest)
-  return Shortage(_too_slow(question, closest), closest, _nearest(question))
+    return Shortage("memory", _estimate(question, found.smallest), _nearest(question), most)
+  closest, longest_s = _estimate(question, found.busiest or found.fastest), question.constraints.max_step_s
+  late = longest_s is not None and closest.time.total_s > longest_s
+  return Shortage("step" if late else "tokens", closest, _nearest(question), most)
 
 
-def _nothing_legal(found: Found) -> str:
-  """The reason that stands in the way most often."""
+def _nothing_legal(question: Question, found: Found, other: Estimate | None) -> str:
+  """What would make a plan legal; if nothing is known, the reason that stands in the way most often."""
+  if other is not None and other.deployment.strategy.devices == question.devices:
+    batch = other.deployment.job.batch
+    return f"no plan is legal with a batch of {question.job.batch} sequences; the nearest that has one is {batch}"
+  if other is not None:
+    fewer = other.deployment.strategy.devices
+    return f"no plan is legal on {question.devices} devices; the nearest number below that has one is {fewer}"
   reasons = [(reason, count) for reason, count in found.rejected.most_common() if reason not in REPETITIONS]
   reason, count = reasons[0] if reasons else ("nothing to choose from", 0)
   return f"no plan is legal; most often ({count:,} plans): {reason}"
 
 
-def _too_large(question: Question, closest: Estimate) -> str:
-  room = max(0, question.cluster.memory_bytes - question.constraints.reserve_bytes)
-  classes = dataclasses.asdict(closest.memory)
-  largest = max(classes, key=lambda name: classes[name])
-  over = closest.memory.total - room
-  return (
-    f"memory is short: the plan that needs least, {closest.deployment.name}, needs {closest.memory.total / 1e9:.4g} GB"
-    f" of the {room / 1e9:.4g} GB that a device has for it, {over / 1e9:.4g} GB too many; most of it is {largest}"
-    f" ({classes[largest] / 1e9:.4g} GB)"
-  )
+def _with_another_batch(question: Question) -> Estimate | None:
+  """The best plan of the nearest batch that has any: a multiple of what of the devices no power of two divides."""
+  wish, odd = question.job.batch, question.devices // (question.devices & -question.devices)
+  if question.batches:
+    return None  # several have been tried
+  near = itertools.islice(multiples(odd, wish), BATCHES_TRIED)
+  return _first(dataclasses.replace(question, job=dataclasses.replace(question.job, batch=batch)) for batch in near)
 
 
-def _too_slow(question: Question, closest: Estimate) -> str:
-  limits, d = question.constraints, closest.deployment
-  if limits.max_step_s is not None and closest.time.total_s > limits.max_step_s:
-    took = f"a step takes {closest.time.total_s:.4g} s, and {limits.max_step_s:.4g} s are allowed"
-    return f"time is short: in the fastest plan that fits, {d.name}, {took}"
-  rate = closest.tokens_per_s / d.strategy.devices
-  made = f"a device makes {rate:.4g} tokens a second, and {limits.min_tokens_per_s_per_device:.4g} are asked for"
-  return f"time is short: in the plan that makes most, {d.name}, {made}"
+def _on_fewer_devices(question: Question) -> Estimate | None:
+  """The best plan on the nearest smaller number of devices that has any."""
+  near = range(question.devices - 1, max(0, question.devices - DEVICES_TRIED), -1)
+  return _first(dataclasses.replace(question, devices=devices) for devices in near)
+
+
+def _first(questions: Iterable[Question]) -> Estimate | None:
+  """The best plan of the first question that has one."""
+  for question in questions:
+    found = search(question, keep=1)
+    if found.best:
+      return _estimate(question, found.best[0])
+  return None
 
 
 def _nearest(question: Question) -> Estimate | None:
   """The best plan on the fewest more devices that keeps every limit; a larger cluster than there is, if need be."""
-  for doublings in range(1, MORE_DEVICES + 1):
-    larger = _on(question, question.devices << doublings)
-    found = search(larger, keep=1)
-    if found.best:
-      return _estimate(larger, found.best[0])
-  return None
+  return _first(_on(question, question.devices << doublings) for doublings in range(1, MORE_DEVICES + 1))
 
 
 def _on(question: Question, devices: int) -> Question:

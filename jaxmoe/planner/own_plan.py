@@ -116,4 +116,5 @@ def _own_plan(document: Estimate, reach: Reach, any_transport: bool) -> OwnPlan:
 def _question(d: Deployment, space: Space) -> Question:
   """For as many devices as the document's plan uses; kernels are the platform's choice, as not all serve all plans."""
   job = dataclasses.replace(d.job, expert_kernel="platform")
-  return Question(model=d.model, cluster=d.cluster, devices=d.strategy.devices, job=job, space=space)
+  devices = d.strategy.devices
+  return Question(model=d.model, cluster=d.cluster, devices=devices, job=job, space=space, assumptions=d.assumptions)

@@ -4,15 +4,16 @@ import dataclasses
 import math
 from typing import Literal
 
+from jaxmoe.config.assumptions import NOTHING_HIDDEN, Assumptions
 from jaxmoe.config.job import WIDE_DTYPES, Job
-from jaxmoe.config.legal import MOST_SIZE
+from jaxmoe.config.legal import MOST_SIZE, divisors
 from jaxmoe.config.model import ModelConfig
-from jaxmoe.cost.assumptions import NOTHING_HIDDEN, Assumptions
 from jaxmoe.meshes.cluster import Cluster
 from jaxmoe.meshes.errors import UsageError
 from jaxmoe.planner.space import Space
 
 MOST_TOKENS = 1 << 36  # of a step: far below where whole numbers of 64 bits would overflow in a price
+LARGEST_BATCH = 1 << 20  # that is tried where serving may choose
 
 Objective = Literal["latency", "throughput", "devices", "cost"]
 OBJECTIVES: dict[Objective, str] = {
@@ -51,9 +52,9 @@ class Question:
   """One search.
 
   Attributes:
-    devices: used by a plan; with the objectives `devices` and `cost` also its halves.
+    devices: used by a plan; with the objectives `devices` and `cost` at most.
     job: kind, batch, lengths and precision; the search sets the rest.
-    batches: to choose from; empty for the job's own.
+    batches: to choose from, rising; empty for the job's own.
 
   Raises:
     UsageError: more devices than the cluster has, or fewer than one; sizes that cannot be priced.
@@ -78,14 +79,10 @@ class Question:
     if self.objective not in OBJECTIVES:
       raise UsageError(f"objective must be one of {', '.join(OBJECTIVES)}, got {self.objective!r}")
     self._check_sizes()
-    weights, experts = self.job.precision.weights, self.model.num_experts
+    weights = self.job.precision.weights
     if self.job.kind == "train" and weights not in WIDE_DTYPES:
       raise UsageError(f"weights to train must be one of {', '.join(WIDE_DTYPES)}, got {weights}, which is only read")
-    popularity = self.assumptions.popularity
-    if isinstance(popularity, tuple) and len(popularity) != experts:
-      raise UsageError(f"popularity must have rows of each of the model's {experts} experts, got {len(popularity)}")
-    if not self.assumptions.load <= experts:
-      raise UsageError(f"load must be at most {experts}, all rows at one expert's device, got {self.assumptions.load}")
+    self.assumptions.check_experts(self.model.num_experts)
 
   def _check_sizes(self):
     length, batches = self.job.sequence_length, self.batches or (self.job.batch,)
@@ -103,10 +100,27 @@ class Question:
 
   @property
   def device_counts(self) -> tuple[int, ...]:
-    """Numbers of devices to search, the largest first."""
+    """Numbers of devices to search, the fewest first.
+
+    For the least cost divisors of the most, and powers of two; for the fewest also products of 2, 3 and 5, of which the
+    first that has a plan ends the search.
+    """
     if self.objective in ("latency", "throughput"):
       return (self.devices,)
-    halves = [self.devices]
-    while halves[-1] % 2 == 0:
-      halves.append(halves[-1] // 2)
-    return tuple(halves)
+    primes = (2,) if self.objective == "cost" else (2, 3, 5)
+    return tuple(sorted({*divisors(self.devices), *_products(primes, self.devices)}))
+
+
+def serving_batches(devices: int) -> tuple[int, ...]:
+  """Batches to try where the number of sequences is free: powers of two times whatever else divides the devices."""
+  odd = devices >> ((devices & -devices).bit_length() - 1)
+  return tuple(sorted({part << n for part in divisors(odd) for n in range(LARGEST_BATCH.bit_length()) if
+                       part << n <= LARGEST_BATCH}))  # fmt: skip
+
+
+def _products(primes: tuple[int, ...], most: int) -> set[int]:
+  """All numbers up to `most` without other prime factors."""
+  found = {1}
+  for prime in primes:
+    found |= {n * prime**k for n in found for k in range(1, most.bit_length()) if n * prime**k <= most}
+  return found

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxmoe.config.job import Job
+from jaxmoe.config.legal import divisors
 from jaxmoe.cost.plans import Plans, StrategyColumns
 from jaxmoe.meshes.axes import AXES, CONTEXT, DATA, EXPERT, STAGE, TENSOR
 from jaxmoe.meshes.rules import PartitionRules
@@ -41,13 +42,6 @@ def families(space: Space) -> Iterator[Family]:
 
 
 @functools.cache
-def divisors(number: int) -> tuple[int, ...]:
-  """All divisors, rising."""
-  small = [n for n in range(1, int(number**0.5) + 1) if number % n == 0]
-  return tuple(sorted({*small, *(number // n for n in small)}))
-
-
-@functools.cache
 def strategies(devices: int) -> Column:
   """Every product data x stage x expert x tensor of so many devices: (4, number of them)."""
   found = [
@@ -71,15 +65,15 @@ class Rows:
 
 
 def legal_rows(question: Question, devices: int, family: Family) -> Rows:
-  """Strategies that divide the model and the job, with every power of two of sequences in a microbatch."""
+  """Strategies that divide the model and the job, with every number of sequences in a microbatch that divides."""
   space, job, rejected = question.space, question.job, Counter[str]()
   columns: dict[str, Column] = {**dict(zip(AXES, strategies(devices), strict=True))}
   columns[CONTEXT] = np.ones_like(columns[STAGE])
   columns = _kept(columns, rejected, space.choices, _strategy_faults(question, family))
   columns = _crossed(columns, CONTEXT, [2**n for n in range(space.largest_context.bit_length())])
   columns = _kept(columns, rejected, space.choices, _context_faults(question, family))
-  most = int(_share(job, columns, family).max(initial=1)).bit_length()
-  columns = _crossed(columns, "sequences", [2**n for n in range(most)])
+  most = int(_share(job, columns, family).max(initial=1))
+  columns = _crossed(columns, "sequences", [n for n in divisors(job.batch) if n <= most])
   columns = _where(columns["sequences"] <= _share(job, columns, family), columns)
   columns = _kept(columns, rejected, space.choices, _microbatch_faults(question, family))
   return Rows(columns, rejected)

@@ -81,6 +81,7 @@ class Candidate:
       cluster=question.cluster,
       strategy=strategy,
       job=job,
+      assumptions=question.assumptions,
     )
 
 
@@ -121,6 +122,8 @@ NO_SCHEDULE = "no such schedule for so many stages and microbatches"
 NO_REPLICAS = "zero without replicas to split anything among"
 TOO_SLOW = "a step takes longer than the limit"
 TOO_FEW_TOKENS = "fewer tokens a second and device than the limit"
+# One after the other, after any that fitted: some numbers divide nothing, but not so many.
+BATCHES_THAT_DO_NOT_FIT = 8
 LIMITS = (DOES_NOT_FIT, TOO_SLOW, TOO_FEW_TOKENS)
 REPETITIONS = (REPEATED, NO_REPLICAS)  # of legal plans
 
@@ -132,11 +135,24 @@ def search(question: Question, keep: int = 10, see: See | None = None) -> Found:
     see: as in `Found`.
   """
   found = Found(see=see)
-  for devices, batch in itertools.product(question.device_counts, question.batches or (question.job.batch,)):
-    one = dataclasses.replace(question, job=dataclasses.replace(question.job, batch=batch), batches=())
-    _search(one, devices, found, keep)
+  for devices in question.device_counts:
+    _search_batches(question, devices, found, keep)
+    if question.objective == "devices" and found.best:
+      break  # more are not fewer
   found.best = distinct(found.best)[:keep]
   return found
+
+
+def _search_batches(question: Question, devices: int, found: Found, keep: int) -> None:
+  """Every batch, up to where none fits any more: a larger one needs no less."""
+  unfit = 0
+  for batch in question.batches or (question.job.batch,):
+    one = dataclasses.replace(question, job=dataclasses.replace(question.job, batch=batch), batches=())
+    fitted = found.timed
+    _search(one, devices, found, keep)
+    unfit = 0 if found.timed > fitted else unfit + 1
+    if unfit > BATCHES_THAT_DO_NOT_FIT and found.timed:
+      return
 
 
 def _search(question: Question, devices: int, found: Found, keep: int) -> None:

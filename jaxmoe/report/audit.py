@@ -36,14 +36,25 @@ def counts(deployments: Sequence[Deployment]) -> Table:
 
 def tables(deployments: Sequence[Deployment], own: Sequence[OwnPlans]) -> list[Table]:
   """Verdict counts, the findings of each document, the documents' own requirements, then the planner's own plans."""
+  claiming = [d for d in deployments if d.claims]
   limits = [requirement for d in deployments for requirement in requirements(d)]
-  found = [counts(deployments), *map(_findings, deployments), *([_requirements(limits)] if limits else [])]
+  found = [*_counts(claiming), *map(_findings, claiming), *([_requirements(limits)] if limits else [])]
   return [*found, *map(own_plan.table, own), *filter(None, [own_plan.unsearched(own)])]
 
 
 def summary(deployments: Sequence[Deployment], own: Sequence[OwnPlans]) -> list[Table]:
   """Verdict counts, what is impossible or at odds with its own document, and the planner's own plans."""
-  return [counts(deployments), _gravest(deployments), own_plan.summary(own)]
+  claiming = [d for d in deployments if d.claims]
+  return [*_counts(claiming), *([_gravest(claiming)] if claiming else []), own_plan.summary(own)]
+
+
+def unclaimed(deployments: Sequence[Deployment]) -> list[str]:
+  """A line for each deployment whose document states nothing that could be recomputed."""
+  return [f"{d.name}: no claims" for d in deployments if not d.claims]
+
+
+def _counts(claiming: Sequence[Deployment]) -> list[Table]:
+  return [counts(claiming)] if claiming else []
 
 
 def document(deployments: Sequence[Deployment], own: Sequence[OwnPlans]) -> dict[str, Any]:

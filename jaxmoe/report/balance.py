@@ -62,7 +62,8 @@ def weight_bytes_by_module(d: Deployment) -> dict[str, float]:
   """Of the stage that has most layers, before zero 3 splits them."""
   found: dict[str, float] = {}
   for tensor in parameter_tensors(d.model):
-    count = tensor.layer_count(d.rules) * stage_layers(d)[0].of(tensor.stack)
+    copies = 1 if tensor.stack == "none" else d.copies
+    count = tensor.layer_count(d.rules) * stage_layers(d)[0].of(tensor.stack) * copies
     module = ROLES[tensor.role]
     found[module] = found.get(module, 0.0) + count * ITEM_BYTES[tensor.dtype(d.job.precision)]
   return found
@@ -71,7 +72,7 @@ def weight_bytes_by_module(d: Deployment) -> dict[str, float]:
 def stages_table(d: Deployment) -> Table:
   """Layers, parameters and FLOPs of one device of every stage."""
   held = stage_layers_held(d, placements(d))
-  flops = [stage_flops(d, layers) for layers in held]
+  flops = [stage_flops(d, layers) / d.copies for layers in held]  # a microbatch passes one of the copies
   rows = [
     (
       f"{stage}",

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from jaxmoe.cost.estimate import SOURCE, Estimate, collectives_by_axis
+from jaxmoe.cost.load import load_of
 from jaxmoe.meshes.axes import label
 from jaxmoe.report import units
 from jaxmoe.report.table import Table
@@ -25,7 +26,7 @@ def verdict(e: Estimate) -> str:
 
 
 def tables(e: Estimate) -> list[Table]:
-  return [_summary(e), memory_table(e), _time(e), _flops(e), _traffic(e)]
+  return [_summary(e), memory_table(e), time_table(e), _flops(e), _traffic(e)]
 
 
 def document(e: Estimate) -> dict[str, Any]:
@@ -54,6 +55,7 @@ def document(e: Estimate) -> dict[str, Any]:
     "tokens_per_s": e.tokens_per_s,
     "mfu": e.mfu,
     "assumptions": dict(e.deployment.cluster.assumptions),
+    "taken_for_granted": dataclasses.asdict(e.deployment.assumptions),
   }
 
 
@@ -67,14 +69,28 @@ def _summary(e: Estimate) -> Table:
     ("pipeline bubble", units.percent(e.bubble)),
     *_cache(e),
     ("local time", f"{units.seconds(time.local_s)}, the longer of matmuls and memory traffic of each part"),
-    ("network time", f"{units.seconds(time.network_s)} (nothing overlapped)"),
+    ("network time", f"{units.seconds(time.network_s)} ({_hidden(e)})"),
     ("idle time", units.seconds(time.bubble)),
+    *_load(e),
     (LATENCY[d.job.kind], units.seconds(time.total_s)),
     ("throughput", units.rate(e.tokens_per_s, "tokens/s")),
     ("MFU", units.percent(e.mfu)),
   ]
   given = [("devices", d.strategy.product, "document"), ("job", job, "document")]
   return Table("Summary", ["what", "value", "source"], [*given, *((*row, SOURCE) for row in rows)])
+
+
+def _load(e: Estimate) -> list[tuple[str, str]]:
+  """Where it is not even."""
+  load = load_of(e.deployment, e.deployment.assumptions)
+  return [("load of the busiest experts", f"{load:.3g} times the mean rows of a device")] if load != 1 else []
+
+
+def _hidden(e: Estimate) -> str:
+  x = e.deployment.assumptions
+  hidden = {"the experts' exchange": x.dispatch_overlap, "the gradients' sum": x.gradient_overlap}
+  shares = [f"up to {units.percent(share)} of {what} is hidden" for what, share in hidden.items() if share]
+  return ", ".join(shares) or "nothing overlapped"
 
 
 def _cache(e: Estimate) -> list[tuple[str, str]]:
@@ -102,7 +118,7 @@ def _classes(e: Estimate) -> dict[str, int]:
   return {**dataclasses.asdict(e.memory), "total": e.memory.total, "free": free}
 
 
-def _time(e: Estimate) -> Table:
+def time_table(e: Estimate) -> Table:
   total = e.time.total_s
   terms = [(name.replace("_", " "), s) for name, s in e.time.terms().items() if s]
   rows = [(name, units.seconds(s), units.percent(s / total), SOURCE) for name, s in [*terms, ("total", total)]]

@@ -6,6 +6,7 @@ from jaxmoe.cost.collectives import Collective
 from jaxmoe.cost.estimate import Estimate
 from jaxmoe.cost.flops import balanced_rows
 from jaxmoe.cost.layer import Operation, attention_operations, dense_operations, expert_operations
+from jaxmoe.cost.load import load_of
 from jaxmoe.cost.memory import buffer_rows, kept_microbatches
 from jaxmoe.cost.passes import Device
 from jaxmoe.cost.stage import stage_layers
@@ -36,7 +37,9 @@ def _work(e: Estimate, part: str) -> str:
   device = Device(d.cluster, d.job.precision)
   bound = sum(n * device.operation_s(op) for n, op in runs) > traffic / device.bytes_per_s * (1 + 1e-9)
   work = f"{units.flops(flops)} and {units.bytes_(traffic)} of memory traffic" if flops else units.bytes_(traffic)
-  return f"{work} in {_microbatches(e)}, bound by {'matmuls' if bound else 'memory traffic'}"
+  load = load_of(d, d.assumptions) if part == "experts" else 1
+  busiest = f", the busiest device {load:.3g} times the mean" if load != 1 else ""
+  return f"{work} in {_microbatches(e)}, bound by {'matmuls' if bound else 'memory traffic'}{busiest}"
 
 
 def _times(e: Estimate, op: Operation) -> float:
@@ -52,7 +55,11 @@ def _exchange(e: Estimate) -> str:
   d = e.deployment
   axes = d.strategy.experts_over
   payload = units.bytes_(sum(c.total_bytes for c in e.collectives if is_exchange(e, c)))
-  return f"{payload} by {d.job.transport} among {_group(e, axes)}"
+  return f"{payload} by {d.job.transport} among {_group(e, axes)}{_hidden(d.assumptions.dispatch_overlap)}"
+
+
+def _hidden(share: float) -> str:
+  return f", {units.percent(share)} taken for hidden" if share else ""
 
 
 def is_exchange(e: Estimate, c: Collective) -> bool:
@@ -89,7 +96,7 @@ def _payloads(e: Estimate, collectives: Iterable[Collective]) -> str:
 
 def _gradients(e: Estimate) -> str:
   sums = _payloads(e, (c for c in e.collectives if c.part == "gradients"))
-  return f"zero {e.deployment.job.zero}, {sums}"
+  return f"zero {e.deployment.job.zero}, {sums}{_hidden(e.deployment.assumptions.gradient_overlap)}"
 
 
 def _bubble(e: Estimate) -> str:

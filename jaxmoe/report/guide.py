@@ -44,9 +44,10 @@ def _context(a: Answer, explored: Explored, checks: list[PlanCheck]) -> dict[str
   chosen = decisions(a, explored)
   return {
     "model": d.model.name,
-    "devices": d.strategy.devices,
+    "devices": units.devices(d.strategy.devices),
     "cluster": d.cluster.name,
     "verdict": plans_report.verdict(a),
+    "warnings": list(plans_report.warnings(a.question)),
     "choices": markdown(_choices(best)),
     "structure": markdown(_structure(best)),
     "decisions": {axis: {"sentence": x.sentence, "table": markdown(x.table)} for axis, x in chosen.items()},

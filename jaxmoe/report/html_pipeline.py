@@ -4,11 +4,11 @@ import dataclasses
 from collections.abc import Sequence
 
 from jaxmoe.config.deployment import Deployment
-from jaxmoe.cost.assumptions import NOTHING_HIDDEN
 from jaxmoe.cost.estimate import SOURCE, Estimate
 from jaxmoe.cost.passes import Device, Network, passes
 from jaxmoe.cost.stage import stage_layers
 from jaxmoe.pipeline import schedule_makers as makers
+from jaxmoe.pipeline.schedule_facts import SPLIT
 from jaxmoe.pipeline.schedule_timing import Costs, Span, Timeline, time_schedule
 from jaxmoe.pipeline.schedules import KINDS, Schedule, label
 from jaxmoe.report import units
@@ -64,12 +64,12 @@ def _idle_text(e: Estimate) -> str:
 def pass_costs(d: Deployment) -> dict[str, float]:
   """Seconds of one microbatch's passes through all layers of the slowest stage, by kind of work in the schedule."""
   device, network = Device(d.cluster, d.job.precision), Network(d)
-  found = [passes(d, stage, device, network, NOTHING_HIDDEN) for stage in stage_layers(d)]
+  found = [passes(d, stage, device, network, d.assumptions) for stage in stage_layers(d)]
   p = max(found, key=lambda one: one.F.total + one.B.total + one.W.total + one.again.total)
   F, B, W = float(p.F.total), float(p.B.total + p.again.total), float(p.W.total)
   if not d.train:
     return {"F": F}
-  return {"F": F, "B": B, "W": W} if d.job.schedule == "zero_bubble" else {"F": F, "B": B + W}
+  return {"F": F, "B": B, "W": W} if d.job.schedule in SPLIT else {"F": F, "B": B + W}
 
 
 def timed(d: Deployment) -> Timeline:
@@ -91,18 +91,20 @@ def _schedule(d: Deployment) -> Schedule:
       return makers.interleaved(stages, microbatches, d.job.chunks)
     case "zero_bubble":
       return makers.zero_bubble(stages, microbatches)
+    case "dualpipe":
+      return makers.dualpipe(stages, microbatches)
 
 
 def _figure(timeline: Timeline, d: Deployment, kinds: Sequence[str]) -> Lanes:
   whole = timeline.makespan
-  shortest = min(span.end - span.start for lane in timeline.spans for span in lane) or whole
+  shortest = min((span.end - span.start) / len(span.cell) for lane in timeline.spans for span in lane) or whole
   width = min(MOST_PX, round(PIECE_PX * whole / shortest))
 
   def piece(span: Span) -> tuple[str, str, float, float, bool]:
     long = span.end - span.start
-    colour = f"s{KINDS.index(span.work.kind)}"
-    fits = width * long >= PIECE_PX * 0.9 * whole
-    return (label(span.work), colour, percent(span.start, whole), percent(long, whole), fits)
+    colour = f"s{KINDS.index(span.cell[0].kind)}"
+    fits = width * long >= PIECE_PX * 0.9 * whole * len(span.cell)
+    return ("+".join(map(label, span.cell)), colour, percent(span.start, whole), percent(long, whole), fits)
 
   lanes = [[piece(span) for span in lane] for lane in timeline.spans]
   name = d.job.schedule if d.train else "forward only"

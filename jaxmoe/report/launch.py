@@ -2,8 +2,8 @@
 
 import math
 
+from jaxmoe.config.assumptions import Assumptions
 from jaxmoe.config.deployment import Deployment
-from jaxmoe.cost.assumptions import Assumptions
 from jaxmoe.cost.estimate import Estimate
 from jaxmoe.meshes.axes import AXES
 from jaxmoe.model.support import check_runnable
@@ -22,9 +22,9 @@ def sentence(d: Deployment) -> str:
   """Hosts, processes and what each feeds."""
   each = min(d.cluster.devices_per_host, d.strategy.devices)
   return (
-    f"Hosts: {hosts(d)} of {each} devices, one process each. Sequences of a step: {d.job.batch}, of which a device gets"
-    f" {d.job.microbatches} x {d.microbatch_sequences} (microbatches x sequences), {d.job.query_length} tokens of each."
-    f" Weights are kept in {d.job.precision.weights}, computed in {d.job.precision.compute}."
+    f"Hosts: {hosts(d)} of {units.devices(each)}, one process each. Sequences of a step: {d.job.batch}, of which a"
+    f" device gets {d.job.microbatches} x {d.microbatch_sequences} (microbatches x sequences), {d.job.query_length}"
+    f" tokens of each. Weights are kept in {d.job.precision.weights}, computed in {d.job.precision.compute}."
   )
 
 

@@ -19,8 +19,14 @@ def table(d: Deployment, ranks: range) -> Table:
 
 
 def placements(d: Deployment) -> Placements:
-  hosts = d.cluster.devices_per_host
-  return place(d.strategy, d.model.num_layers, d.model.num_experts, devices_per_host=hosts, chunks=d.job.chunks)
+  return place(
+    d.strategy,
+    d.model.num_layers,
+    d.model.num_experts,
+    devices_per_host=d.cluster.devices_per_host,
+    chunks=d.job.chunks,
+    both_ways=d.copies == 2,
+  )
 
 
 def expert_numbers(d: Deployment, row: Placement) -> tuple[int, ...]:

@@ -1,14 +1,16 @@
 """A planner's answer as tables and as one JSON document."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 from jaxmoe.cost.estimate import SOURCE, Estimate, collectives_by_axis
-from jaxmoe.meshes.axes import AXES, label
-from jaxmoe.planner.answer import Answer, Shortage, times_to_first_token
-from jaxmoe.planner.question import OBJECTIVES
+from jaxmoe.meshes.axes import label
+from jaxmoe.planner.answer import Answer, times_to_first_token
+from jaxmoe.planner.question import OBJECTIVES, Question
 from jaxmoe.report import estimate as one_plan
-from jaxmoe.report import units
+from jaxmoe.report import shortage, units
+from jaxmoe.report.shortage import product
 from jaxmoe.report.table import Table
 
 
@@ -17,7 +19,8 @@ def verdict(a: Answer) -> str:
   q = a.question
   searched = f"{a.considered:,} plans, {a.priced:,} legal, {a.fitting:,} keep every limit"
   if a.shortage is not None:
-    return f"no plan: {q.model.name} on {q.devices} devices of {q.cluster.name}: {a.shortage.what} ({searched})"
+    short = shortage.sentence(q, a.shortage)
+    return f"no plan: {q.model.name} on {units.devices(q.devices)} of {q.cluster.name}: {short} ({searched})"
   best, d = a.best, a.best.deployment
   rate = units.rate(best.tokens_per_s, "tokens/s")
   return (
@@ -27,10 +30,17 @@ def verdict(a: Answer) -> str:
   )
 
 
+def warnings(q: Question) -> Iterator[str]:
+  """What is legal and yet unlikely to be meant, one sentence each."""
+  limit, length = q.model.max_sequence_length, q.job.sequence_length
+  if limit is not None and length > limit:
+    yield f"sequence length {length} exceeds the {limit} tokens that {q.model.name} was trained for"
+
+
 def tables(a: Answer) -> list[Table]:
   found = [_rejected(a)]
   if a.shortage is not None:
-    return [*_shortage(a.shortage), *found]
+    return [*shortage.tables(a.shortage), *found]
   found = [_plans(a), _choices(a), _bytes(a), *found]
   if a.question.job.kind == "prefill":
     found.insert(1, _first_tokens(a))
@@ -60,12 +70,6 @@ def _plans(a: Answer) -> Table:
   headers = ["", "plan", "data x stage x expert x tensor", "memory", "free", "bubble", "step", "a device"]
   users = ["a user"] if decode else []
   return Table("Plans", [*headers, *users, "MFU", "bottleneck", "source"], rows)
-
-
-def product(e: Estimate) -> str:
-  """`4 x 16 x 8 x 2 = 1024`."""
-  s = e.deployment.strategy
-  return " x ".join(str(s.size(axis)) for axis in AXES) + f" = {s.devices}"
 
 
 def _choices(a: Answer) -> Table:
@@ -122,23 +126,13 @@ def _rejected(a: Answer) -> Table:
   return Table("Plans left out", ["plans", "reason"], rows)
 
 
-def _shortage(shortage: Shortage) -> list[Table]:
-  found: list[Table] = []
-  if shortage.closest is not None:
-    found.append(dataclasses.replace(one_plan.memory_table(shortage.closest), title="Memory of the closest plan"))
-  if shortage.fitting is not None:
-    e = shortage.fitting
-    rows = [(e.deployment.name, product(e), units.bytes_(e.memory.total), units.seconds(e.time.total_s), SOURCE)]
-    found.append(Table("The nearest plan that fits", ["plan", "devices", "memory", "step", "source"], rows))
-  return found
-
-
 def document(a: Answer) -> dict[str, Any]:
   """Bytes, seconds and FLOPs; every number of a plan is a formula's."""
-  q, shortage = a.question, a.shortage
+  q, short = a.question, a.shortage
   return {
     "verdict": verdict(a),
     "source": SOURCE,
+    "warnings": list(warnings(q)),
     "model": q.model.name,
     "cluster": q.cluster.name,
     "devices": q.devices,
@@ -151,9 +145,10 @@ def document(a: Answer) -> dict[str, Any]:
     "plans_fitting": a.fitting,
     "rejected": [{"reason": reason, "plans": count} for reason, count in a.rejected.most_common() if count],
     "plans": [_plan_document(e) for e in a.plans],
-    "shortage": None if shortage is None else shortage.what,
-    "closest": _optional(shortage.closest if shortage else None),
-    "nearest_fitting": _optional(shortage.fitting if shortage else None),
+    "shortage": None if short is None else shortage.sentence(q, short),
+    "closest": _optional(short.closest if short else None),
+    "nearest_fitting": _optional(short.fitting if short else None),
+    "nearest_fitting_most_devices": short.most_devices if short else None,
     "time_to_first_token_s": _lengths(a),
   }
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from jaxmoe.config.catalogue import read_deployment
 from jaxmoe.config.plan_form import deployment_mapping, deployment_text
-from jaxmoe.cost.assumptions import NOTHING_HIDDEN
 from jaxmoe.cost.estimate import SOURCE, Estimate, estimate
 from jaxmoe.meshes.axes import AXES, label
 from jaxmoe.planner.answer import Answer
@@ -38,18 +37,14 @@ def plan_files(a: Answer, explored: Explored, to_json: Callable[[Mapping[str, An
 
 
 def plan_text(a: Answer) -> str:
-  """The best plan as a deployment's file, with what it was priced under where that is not what `estimate` takes."""
-  comments, x = ["Found by `jaxmoe plan`."], a.question.assumptions
-  if x != NOTHING_HIDDEN:
-    priced = ", ".join(f"{name} {value:g}" for name, value in dataclasses.asdict(x).items())
-    comments.append(f"Priced with {priced}; `jaxmoe estimate` takes nothing for hidden.")
-  return deployment_text(a.best.deployment, *comments)
+  """The best plan as a deployment's file, with the assumptions that it was priced under."""
+  return deployment_text(a.best.deployment, "Found by `jaxmoe plan`.")
 
 
 def _reads_back(a: Answer, text: str) -> PlanCheck:
   """That the file is the plan, and costs what the plan costs."""
   back = read_deployment(text, origin=PLAN)
-  again = estimate(back, a.question.assumptions)
+  again = estimate(back)
   numbers = {"step_s": a.best.time.total_s, "read_step_s": again.time.total_s}
   same = deployment_mapping(back) == deployment_mapping(a.best.deployment)
   what = f"{PLAN} reads back as this plan and costs the same"

@@ -1,4 +1,4 @@
-"""What to say where a device is too small or a compiler refuses a program: what is largest, and which plan would fit."""
+"""What to say where a device is too small or a compiler refuses: what is largest, and which plan would fit."""
 
 from typing import Any
 

@@ -72,6 +72,8 @@ REWRITES = {
   "narrowed": "sent in fewer bits, converted after",
   "combined": "the same in fewer operations",
   "split": "the same in more operations",
+  "peeled": "iterations of a loop written out",
+  "async": "started early, awaited later",
   "removed": "fewer elements: dead or merged into another",
   "reduce_scatter_as_all_reduce": "a reduce-scatter done as an all-reduce, of which each keeps its part",
   "reordered": "an all-reduce moved across a reduce-scatter",

@@ -31,6 +31,11 @@ def seconds(number: float) -> str:
   return f"{number:.{_decimals(number)}f} {_SMALL[power]}s"
 
 
+def devices(number: int) -> str:
+  """`8 devices`, `1 device`."""
+  return f"{number} device{'s' * (number != 1)}"
+
+
 def percent(share: float) -> str:
   """`5.6 %`."""
   return f"{100 * share:.{_decimals(100 * share)}f} %"

@@ -33,7 +33,8 @@ def verdict(c: Comparison) -> str:
   if not c.agrees:
     faults = f"{failed} of {count} checks fail, {len(c.unplanned)} collectives are unplanned"
     return f"DISAGREES: {what}: {faults}" + ("" if c.fit.ok else f"; does not fit: {_lacking(c)}")
-  held = f"all {count} checks hold, every collective is planned"
+  unread = c.compiled.optimised is None
+  held = f"all {count} checks hold, " + ("collectives as partitioned" if unread else "every collective is planned")
   return f"agrees: {what}: {held}" if c.fit.ok else f"does not fit: {what}: {_lacking(c)}; {held}"
 
 

@@ -74,7 +74,7 @@ def run_in_child(
     code = _run(folder, {**_environment(devices, to_run, flags), **environment}, progress, watch)
     result = folder / "result"
     if watch.reason:
-      raise ChildStopped(f"{watch.reason}; the last lines of {function}:\n{_tail(folder / 'log')}")
+      raise ChildStopped(f"{watch.reason}; while {watch.step}, and its last lines:\n{_tail(folder / 'log')}")
     if code or not result.exists():
       raise ChildFailed(f"the process for {function} ended with code {code}; its last lines:\n{_tail(folder / 'log')}")
     # Trusted: written by our own child into a directory only this user can read.
@@ -99,7 +99,7 @@ class _Watch:
 
   def __init__(self, timeout_s: float, memory_limit_bytes: float):
     self.timeout_s, self.memory_limit_bytes = timeout_s, memory_limit_bytes
-    self.reason = ""
+    self.reason, self.step = "", "starting"
     self._over = threading.Event()
 
   @contextlib.contextmanager
@@ -119,9 +119,10 @@ class _Watch:
     while not self._over.wait(min(_LOOK_EVERY_S, max(0.0, end - time.monotonic()))):
       size = resident_bytes(process.pid) or 0
       if size > self.memory_limit_bytes:
-        self.reason = f"ended at {size / 1e9:.2f} GB, over its limit of {self.memory_limit_bytes / 1e9:.2f} GB"
+        limit = f"its limit of {self.memory_limit_bytes / 1e9:.3g} GB; --memory-limit raises it"
+        self.reason = f"ended at {size / 1e9:.3g} GB, over {limit}"
       elif time.monotonic() >= end:
-        self.reason = f"ended after {self.timeout_s:g} s, its limit"
+        self.reason = f"ended after {self.timeout_s:g} s, its limit; --timeout raises it"
       if self.reason:
         return _kill(process)
 
@@ -150,7 +151,8 @@ def _run(folder: pathlib.Path, environment: dict[str, str], progress: Callable[[
     assert process.stdout is not None
     for line in process.stdout:
       if line.startswith(_PROGRESS):
-        progress(line.removeprefix(_PROGRESS).rstrip())
+        watch.step = line.removeprefix(_PROGRESS).rstrip()
+        progress(watch.step)
     return process.wait()
 
 

@@ -23,6 +23,7 @@ class Collective:
     dtype: HLO's spelling; several joined by `+`.
     count: executions by one device in one run.
     bound: the count is an upper bound, see `Visit`.
+    asynchronous: it is started, and awaited later.
   """
 
   name: str
@@ -35,6 +36,7 @@ class Collective:
   count: float
   op_name: str
   bound: bool
+  asynchronous: bool = False
 
 
 def collectives(module: Module, axis_sizes: Mapping[str, int], declared: Declared = NOTHING) -> list[Collective]:
@@ -84,7 +86,15 @@ def _collective(visit: Visit, devices: int, axis_sizes: Mapping[str, int]) -> Co
     count=visit.count,
     op_name=visit.op_name,
     bound=visit.bound,
+    asynchronous=_is_asynchronous(visit),
   )
+
+
+def _is_asynchronous(visit: Visit) -> bool:
+  """By its own opcode or that of the call around it; NVIDIA's compiler may then still say that it waits at once."""
+  x, site = visit.instruction, visit.frame.site
+  around = "" if site is None else site.instruction.opcode
+  return (x.opcode.endswith("-start") and '"is_sync":true' not in x.attributes) or around == "async-start"
 
 
 def _is_permute(x: Instruction) -> bool:

@@ -119,7 +119,7 @@ def compare(deployment: Deployment, target: str, compiled: CompiledStep) -> Comp
     compiled=compiled,
     checks=checks,
     informational=list(_informational(deployment, kernel, compiled)),
-    rewrites=explain(compiled.partitioned, compiled.optimised),
+    rewrites=[] if compiled.optimised is None else explain(compiled.partitioned, compiled.optimised),
     fit=fit(deployment.cluster, compiled),
     useful_flops=useful_flops(deployment).total,
   )

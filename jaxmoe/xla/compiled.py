@@ -68,14 +68,20 @@ def _compile_step(deployment: Deployment, target: Target, progress: Progress) ->
       flops_by_part=_by_part(flops, ("attention", "router", "experts", "head")),
       **_beside_matmuls(program, optimised),
       partitioned=collectives(partitioned, axis_sizes),
-      optimised=collectives(optimised, axis_sizes),
+      optimised=None if target.slices > 1 else collectives(optimised, axis_sizes),
       instructions=sum(len(c.instructions) for c in optimised.computations.values()),
       seconds=clock.seconds,
       versions=versions(target),
       settings=_settings(deployment, devices[0].platform, fell_back=bool(notes)),
-      notes=(*notes, *([cuda.NOT_AUTOTUNED] if target.platform == "cuda" else [])),
+      notes=(*notes, *_notes(target)),
       peak_bytes=resident_bytes(field="VmHWM"),
     )
+
+
+def _notes(target: Target) -> list[str]:
+  if target.slices > 1:
+    return [f"{target.slices} slices: what the backend makes of collectives between slices is not read"]
+  return [cuda.NOT_AUTOTUNED] if target.platform == "cuda" else []
 
 
 def _lower(
@@ -115,7 +121,7 @@ def _settings(d: Deployment, platform: str, *, fell_back: bool) -> dict[str, str
   kernel = expert_kernel(d, platform) if platform == "gpu" else d.job.expert_kernel
   return {
     "partitioner": "Shardy" if jax.config.jax_use_shardy_partitioner else "GSPMD",
-    "XLA flags": os.environ.get("XLA_FLAGS", ""),
+    "XLA flags": os.environ.get("XLA_FLAGS", "").replace(str(cuda.toolkit()), cuda.TOOLKIT),
     "expert kernel": "einsum" if fell_back else kernel,
   }
 

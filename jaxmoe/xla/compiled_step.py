@@ -21,7 +21,7 @@ class CompiledStep:
     traffic_by_part: of the optimised module, which on CPU has lost the names of many operations: those are `other`.
     class_read_bytes: of the traffic, reads of arguments and of their copies, by class.
     elementwise_flops, transcendentals: beside the matmuls.
-    partitioned, optimised: collectives before and after the backend's passes.
+    partitioned, optimised: collectives before and after the backend's passes; None where those are not read.
     seconds: of each phase, and in all.
     settings: what else decides the result: partitioner, flags, what multiplies rows by experts.
     notes: what a reader of the result must know.
@@ -43,7 +43,7 @@ class CompiledStep:
   elementwise_flops: float
   transcendentals: float
   partitioned: list[Collective]
-  optimised: list[Collective]
+  optimised: list[Collective] | None
   instructions: int
   seconds: dict[str, float]
   versions: dict[str, str]

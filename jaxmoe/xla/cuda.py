@@ -10,8 +10,9 @@ from jaxmoe.meshes.errors import MissingError, UsageError
 GENERATIONS = ("h100", "h200", "b200")
 
 INSTALL = 'pip install "jaxmoe[cuda-compile]"'
+TOOLKIT = "nvidia/cu13"  # in site-packages
 # Said of every result: without a GPU, nothing is timed.
-NOT_AUTOTUNED = "compiled without a GPU: nothing was autotuned, and matmuls are XLA's own, not a library's"
+NOT_AUTOTUNED = "compiled without a GPU: nothing was autotuned, and no library's matmul was chosen"
 
 
 def check(generation: str) -> None:
@@ -47,9 +48,10 @@ def missing() -> str | None:
 
 def toolkit() -> pathlib.Path:
   """Where the wheels of CUDA's compiler lie."""
-  spec = importlib.util.find_spec("nvidia")
+  package, folder = TOOLKIT.split("/")
+  spec = importlib.util.find_spec(package)
   places = list(spec.submodule_search_locations or []) if spec else []
-  return pathlib.Path(places[0] if places else ".") / "cu13"
+  return pathlib.Path(places[0] if places else ".") / folder
 
 
 def flags() -> str:

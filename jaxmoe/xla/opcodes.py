@@ -61,8 +61,9 @@ MATMUL_CUSTOM_CALLS = frozenset({"__onednn$matmul", "__cublas$gemm", "__cublas$l
 
 OTHER_CUSTOM_CALLS = frozenset(
   {
-    "AllocateBuffer", "AssumeGatherIndicesInBound", "ConcatBitcast", "GatherScatterIndicesBitpacked", "MoveToDevice",
-    "MoveToHost", "SPMDFullToShardShape", "SPMDShardToFullShape", "Sharding", "TopK", "annotate_device_placement",
+    "AllocateBuffer", "AssumeGatherIndicesInBound", "ConcatBitcast", "GatherScatterIndicesBitpacked", "GatherSortedIndicesOrders", "MoveToDevice",
+    "MoveToHost", "SPMDFullToShardShape", "SPMDShardToFullShape", "Sharding", "SliceId", "TopK", "ZeroCrop",
+    "annotate_device_placement",
   }
 )  # fmt: skip
 
@@ -80,6 +81,9 @@ HELPER_KERNELS = frozenset({"ragged-dot-metadata"})
 # In the backend_config of a custom call: gathers and scatters that libtpu (seen with 0.0.51) gives to the TPU's
 # SparseCores, which have no matrix unit.
 OFFLOADED = re.compile(r'"offload":"OFFLOAD_(GATHER|SCATTER)"')
+
+# In the attributes of a send or a receive: traffic between TPU slices, which a host passes on. Others raise.
+BETWEEN_SLICES = re.compile(r'_xla_host_transfer_handler_name="xla_megascale_runtime"')
 
 _ASYNC_SUFFIXES = ("-start", "-update", "-done")
 

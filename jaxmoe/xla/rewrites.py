@@ -20,10 +20,12 @@ class Traffic:
 
   Attributes:
     operations: executions.
+    asynchronous: of those, the ones that are started and awaited later.
     widened_bytes: what `payload_bytes` becomes if 16- and 8-bit payloads are widened.
   """
 
   operations: float = 0.0
+  asynchronous: float = 0.0
   elements: float = 0.0
   payload_bytes: float = 0.0
   widened_bytes: float = 0.0
@@ -36,7 +38,8 @@ class Rewrite:
 
   Attributes:
     names: `same`; or `widened` (16 bits to 32, 8 to 16) or `narrowed` (32 to 16), and `combined` (the same in fewer
-      operations) or `split` (in more); `removed` (fewer elements: dead or merged);
+      operations) or `split` (in more), `peeled` (iterations of a loop written out), `async` (started early, awaited
+      later); `removed` (fewer elements: dead or merged);
       `reduce_scatter_as_all_reduce`; `reordered` (an all-reduce moved across a reduce-scatter); or
       `unplanned`: no rewrite explains it.
   """
@@ -58,12 +61,14 @@ NOTHING = Traffic()
 
 def explain(partitioned: Iterable[Collective], optimised: Iterable[Collective]) -> list[Rewrite]:
   """One entry for each (kind, axes) of either list, in order of kind and axes."""
+  partitioned, optimised = list(partitioned), list(optimised)
   planned, actual = _totals(partitioned), _totals(optimised)
+  peeled = set(_peeled(partitioned, optimised))
   moved = dict(_across_kinds(planned, actual))
   rewrites = []
   for key in sorted(planned.keys() | actual.keys()):
     before, after = planned.get(key, NOTHING), actual.get(key, NOTHING)
-    names = moved.get(key) or _names(before, after)
+    names = moved.get(key) or _names(before, after, peeled=key in peeled)
     rewrites.append(Rewrite(names=names, kind=key[0], axes=key[1], planned=before, actual=after))
   return rewrites
 
@@ -74,6 +79,7 @@ def _totals(listed: Iterable[Collective]) -> dict[Key, Traffic]:
     total = totals[one.kind, one.axes]
     totals[one.kind, one.axes] = Traffic(
       operations=total.operations + one.count,
+      asynchronous=total.asynchronous + one.count * one.asynchronous,
       elements=total.elements + one.count * one.elements,
       payload_bytes=total.payload_bytes + one.count * one.payload_bytes,
       widened_bytes=total.widened_bytes + one.count * one.elements * _widened(one),
@@ -89,7 +95,7 @@ def _widened(one: Collective) -> float:
   return WIDENED_ITEM_BYTES.get(item_bytes, item_bytes) if floating else item_bytes
 
 
-def _names(planned: Traffic, actual: Traffic) -> tuple[str, ...]:
+def _names(planned: Traffic, actual: Traffic, *, peeled: bool) -> tuple[str, ...]:
   if actual.elements > planned.elements * (1 + 1e-9):
     return ("unplanned",)
   if not math.isclose(actual.elements, planned.elements):
@@ -104,7 +110,28 @@ def _names(planned: Traffic, actual: Traffic) -> tuple[str, ...]:
       return ("unplanned",)
   if not math.isclose(actual.operations, planned.operations):
     names.append("combined" if actual.operations < planned.operations else "split")
+  if peeled:
+    names.append("peeled")
+  if actual.asynchronous > planned.asynchronous:
+    names.append("async")
   return tuple(names) or ("same",)
+
+
+def _peeled(partitioned: Iterable[Collective], optimised: Iterable[Collective]) -> Iterator[Key]:
+  """Where what one operation did in a loop is done as often by several, the loop and what was taken out of it."""
+  before, after = _by_origin(partitioned), _by_origin(optimised)
+  for origin in before.keys() & after.keys():
+    planned, actual = before[origin], after[origin]
+    if len(actual) > len(planned) and math.isclose(sum(actual), sum(planned)) and max(actual) < max(planned):
+      yield origin[0]
+
+
+def _by_origin(listed: Iterable[Collective]) -> dict[tuple[Key, str], list[float]]:
+  """Executions of each operation that jax traced at one place."""
+  found: dict[tuple[Key, str], list[float]] = collections.defaultdict(list)
+  for one in listed:
+    found[(one.kind, one.axes), one.op_name].append(one.count)
+  return found
 
 
 def _across_kinds(planned: dict[Key, Traffic], actual: dict[Key, Traffic]) -> Iterator[tuple[Key, tuple[str, ...]]]:

@@ -151,7 +151,10 @@ class _Walker:
 
   def _require_known(self, instruction: Instruction) -> None:
     where = f" ({instruction.op_name})" if instruction.op_name else ""
-    if opcodes.base(instruction.opcode) not in opcodes.KNOWN:
+    opcode = opcodes.base(instruction.opcode)
+    if opcode in ("send", "recv") and opcodes.BETWEEN_SLICES.search(instruction.attributes):
+      return
+    if opcode not in opcodes.KNOWN:
       raise UnknownOperation(f"operation {instruction.opcode} of {instruction.name}{where} is not in opcodes.py")
     if opcodes.executes(instruction.opcode):
       target = instruction.text("custom_call_target")

@@ -1,6 +1,7 @@
 """What a prediction of time takes for granted, stated once and shown with the answer."""
 
 import dataclasses
+import math
 
 from jaxmoe.meshes.errors import UsageError
 
@@ -32,12 +33,30 @@ class Assumptions:
 
   def _check_popularity(self):
     match self.popularity:
-      case float() if not self.popularity > 1:
-        raise UsageError(f"assumptions.popularity, a power law's exponent, must be above 1, got {self.popularity}")
-      case tuple() if not all(0 <= rows < float("inf") for rows in self.popularity) or not any(self.popularity):
+      case float() if not 1 < self.popularity < math.inf:
+        raise UsageError(
+          f"assumptions.popularity, a power law's exponent, must be above 1 and finite, got {self.popularity}"
+        )
+      case tuple() if not all(0 <= rows < math.inf for rows in self.popularity) or not any(self.popularity):
         raise UsageError("assumptions.popularity, rows by expert, must be 0 or more and not all 0")
       case _:
         pass
+
+  def check_experts(self, num_experts: int) -> None:
+    """That they can be of a model with as many experts.
+
+    Raises:
+      UsageError: other than one number of rows for each expert, or more rows at one device than there are.
+    """
+    if isinstance(self.popularity, tuple) and len(self.popularity) != num_experts:
+      raise UsageError(
+        f"assumptions.popularity must have rows of each of the model's {num_experts} experts,"
+        f" got {len(self.popularity)}"
+      )
+    if not self.load <= num_experts:
+      raise UsageError(
+        f"assumptions.load must be at most {num_experts}, all rows at one expert's device, got {self.load}"
+      )
 
 
 NOTHING_HIDDEN = Assumptions()
