@@ -54,6 +54,7 @@ def test_mean_error_is_within_the_target():
   assert np.mean(runs) <= 0.03 and max(runs) <= 0.08
 
 
+@pytest.mark.slow
 def test_runs_left_out_of_the_fit_are_predicted_too():
   errors = [fits.row_error(fits.left_out(row)) for row in fits.RUNS]
   assert np.mean(errors) <= 0.06

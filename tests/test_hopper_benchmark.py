@@ -7,6 +7,8 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 from jaxmoe.kernels.hopper.config import TileShape
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -63,6 +65,7 @@ def test_goals_are_judged(monkeypatch):
                     ("1.20", "missed")]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_tuning_fills_a_table_and_keeps_it(tmp_path):
   table = tmp_path / "tuned.json"
   for _ in range(2):

@@ -101,6 +101,7 @@ def test_one_rank_of_a_single_device_is_the_whole():
   assert executed_flops(rank) == executed_flops(d)
 
 
+@pytest.mark.slow
 def test_the_benchmark_runs_dry(tmp_path):
   environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
   command = [sys.executable, str(ROOT / "benchmarks/gpu/measure.py"), "--dry-run", "--steps", "1", "--out", tmp_path]

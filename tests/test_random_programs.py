@@ -17,7 +17,7 @@ from jaxmoe.xla.rewrites import explain
 
 jnp = jax.numpy
 WIDTHS = st.integers(1, 9)
-BOUNDED = settings(max_examples=75, deadline=None, derandomize=True)
+BOUNDED = settings(max_examples=40, deadline=None, derandomize=True)
 
 
 def payload(found):

@@ -14,7 +14,7 @@ from jaxmoe.planner.search import REPETITIONS, Candidate, Found, See, search
 
 TIME_TO_FIRST_TOKEN_LENGTHS = (128, 512, 1024, 2048, 4096, 10_240)
 BATCHES_TRIED, DEVICES_TRIED = 8, 8  # where no plan is legal, for the nearest that is
-MORE_DEVICES = 10  # doublings that are tried for the nearest plan that fits
+MORE_FOR_MEMORY, MORE_FOR_TIME = 10, 3  # doublings of devices that are tried; memory is shared out, time not for long
 # What an objective comes to once the number of devices is settled.
 _ON_AS_MANY: dict[Objective, Objective] = {"devices": "latency", "cost": "throughput"}
 
@@ -67,15 +67,16 @@ def _estimate(question: Question, candidate: Candidate) -> Estimate:
 
 def _shortage(question: Question, found: Found) -> Shortage:
   """The limit that the nearest plan breaks."""
-  most = question.devices << MORE_DEVICES
+  doublings = MORE_FOR_MEMORY if found.fastest is None else MORE_FOR_TIME
+  most = question.devices << doublings
   if found.smallest is None:
     other = _with_another_batch(question) or _on_fewer_devices(question)
-    return Shortage(_nothing_legal(question, found, other), None, other or _nearest(question), most)
+    return Shortage(_nothing_legal(question, found, other), None, other or _nearest(question, doublings), most)
   if found.fastest is None:
-    return Shortage("memory", _estimate(question, found.smallest), _nearest(question), most)
+    return Shortage("memory", _estimate(question, found.smallest), _nearest(question, doublings), most)
   closest, longest_s = _estimate(question, found.busiest or found.fastest), question.constraints.max_step_s
   late = longest_s is not None and closest.time.total_s > longest_s
-  return Shortage("step" if late else "tokens", closest, _nearest(question), most)
+  return Shortage("step" if late else "tokens", closest, _nearest(question, doublings), most)
 
 
 def _nothing_legal(question: Question, found: Found, other: Estimate | None) -> str:
@@ -115,9 +116,9 @@ def _first(questions: Iterable[Question]) -> Estimate | None:
   return None
 
 
-def _nearest(question: Question) -> Estimate | None:
+def _nearest(question: Question, doublings: int) -> Estimate | None:
   """The best plan on the fewest more devices that keeps every limit; a larger cluster than there is, if need be."""
-  return _first(_on(question, question.devices << doublings) for doublings in range(1, MORE_DEVICES + 1))
+  return _first(_on(question, question.devices << n) for n in range(1, doublings + 1))
 
 
 def _on(question: Question, devices: int) -> Question:

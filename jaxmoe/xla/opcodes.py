@@ -61,9 +61,9 @@ MATMUL_CUSTOM_CALLS = frozenset({"__onednn$matmul", "__cublas$gemm", "__cublas$l
 
 OTHER_CUSTOM_CALLS = frozenset(
   {
-    "AllocateBuffer", "AssumeGatherIndicesInBound", "ConcatBitcast", "GatherScatterIndicesBitpacked", "GatherSortedIndicesOrders", "MoveToDevice",
-    "MoveToHost", "SPMDFullToShardShape", "SPMDShardToFullShape", "Sharding", "SliceId", "TopK", "ZeroCrop",
-    "annotate_device_placement",
+    "AllocateBuffer", "AssumeGatherIndicesInBound", "ConcatBitcast", "GatherScatterIndicesBitpacked",
+    "GatherSortedIndicesOrders", "MoveToDevice", "MoveToHost", "SPMDFullToShardShape", "SPMDShardToFullShape",
+    "Sharding", "SliceId", "TopK", "ZeroCrop", "annotate_device_placement",
   }
 )  # fmt: skip
 
