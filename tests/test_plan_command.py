@@ -141,7 +141,7 @@ def test_where_time_is_short_its_terms_are_shown(limit, run, document):
   """Not the memory, of which there is enough; and how far a plan was looked for."""
   _, out, _ = run(f"{PREFILL} {limit}")
   assert "Time of one step of the closest plan" in out and "Memory of the closest plan" not in out
-  assert f"none up to {8 << 10:,} devices" in out
+  assert f"none up to {8 << 3:,} devices" in out
   found = document(f"{PREFILL} {limit}")[1]
   assert found["nearest_fitting"] is None and found["nearest_fitting_most_devices"] == 8 << 3
   table = out[out.index("Time of one step of the closest plan") :].split("\n\n")[1]
