@@ -1,6 +1,7 @@
 """Many plans at once: what `Deployment` is for one, with arrays for numbers. The same formulas take both."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +31,13 @@ class StrategyColumns(Folding):
   experts_over: tuple[str, ...]
   sequence_parallel: bool = False
   order: tuple[str, ...] = AXES
+  _sizes: dict[tuple[str, ...], Any] = dataclasses.field(init=False, default_factory=dict[tuple[str, ...], Any])
+
+  def size(self, *axes: str) -> Any:
+    """As of one strategy; each product is worked out once."""
+    if axes not in self._sizes:
+      self._sizes[axes] = math.prod(getattr(self, axis) for axis in axes)
+    return self._sizes[axes]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -54,11 +62,26 @@ class Plans(Shares):
   hidden_recomputed: Column
   zero: Column
   skips_masked: bool = False
+  _shares: dict[str, Any] = dataclasses.field(init=False, default_factory=dict[str, Any])
 
   @property
   def sequences_per_device(self) -> Any:
     """As floats: whatever is counted by tokens would overflow whole numbers of 64 bits."""
-    return np.float64(self.job.batch) // self.strategy.batch_shards
+    return self._once("sequences", lambda: np.float64(self.job.batch) // self.strategy.batch_shards)
+
+  @property
+  def microbatch_tokens(self) -> Any:
+    return self._once("tokens", lambda: Shares.microbatch_tokens.fget(self))  # pyright: ignore[reportOptionalCall]
+
+  @property
+  def dispatch_tokens(self) -> Any:
+    return self._once("dispatched", lambda: Shares.dispatch_tokens.fget(self))  # pyright: ignore[reportOptionalCall]
+
+  def _once(self, name: str, made: Callable[[], Any]) -> Any:
+    """A share that many formulas ask for, worked out by the first."""
+    if name not in self._shares:
+      self._shares[name] = made()
+    return self._shares[name]
 
   def by_schedule(self, fact: Callable[[str, int], Any]) -> Any:
     return np.concatenate([fact(schedule, chunks) for schedule, chunks in self.schedules], axis=1)
