@@ -26,8 +26,9 @@ class Shortage:
   Attributes:
     what: `memory`, `step` or `tokens`, of which the closest plan breaks the limit; without one a sentence.
     closest: the plan that comes nearest on the devices asked for, if any is legal.
-    fitting: the nearest plan that does fit, on more devices.
-    most_devices: on which such a plan was looked for.
+    fitting: the nearest plan that keeps every limit, on more devices; where none is legal, with another batch or on
+      fewer.
+    most_devices: the most that such a plan was looked for on.
   """
 
   what: str
