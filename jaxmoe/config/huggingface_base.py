@@ -44,7 +44,7 @@ def experts_named(*names: str) -> Any:
 class FamilyConfig(BaseModel):
   """A family's keys; those that describe neither shape nor function are passed over."""
 
-  model_config = ConfigDict(extra="ignore", strict=True, frozen=True, allow_inf_nan=False)
+  model_config = ConfigDict(extra="ignore", strict=True, frozen=True, allow_inf_nan=False, defer_build=True)
 
   @property
   def prediction_layers(self) -> int:

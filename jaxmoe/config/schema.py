@@ -92,7 +92,7 @@ WideDtype = Annotated[str, AfterValidator(_wide_dtype)]
 class Form(BaseModel):
   """A mapping with exactly these keys and types."""
 
-  model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+  model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, defer_build=True)
 
 
 class TierForm(Form):

@@ -8,7 +8,7 @@ from jaxmoe.config.arrays import ceil_div
 from jaxmoe.config.job import ITEM_BYTES, Precision
 from jaxmoe.config.shares import Shares
 from jaxmoe.cost.constants import INT_BYTES
-from jaxmoe.cost.parameters import parameter_tensors
+from jaxmoe.cost.parameters import Stack, parameter_tensors
 from jaxmoe.cost.stage import StageLayers
 
 
@@ -26,16 +26,33 @@ class Holding:
   weight_bytes: Any
 
 
-def holdings(d: Shares, stage: StageLayers, *, in_layers: bool = False) -> list[Holding]:
-  """All parameters of a device's stages, or those in layers alone; one entry for each group of replicas."""
+type Stacked = dict[Stack, list[Holding]]
+
+
+def stacked_holdings(d: Shares) -> Stacked:
+  """Of one layer of each stack, and of what stands outside layers: no stage changes them."""
+  stacks: dict[Stack, None] = dict.fromkeys(tensor.stack for tensor in parameter_tensors(d.model))
+  return {stack: _grouped(d, stack) for stack in stacks}
+
+
+def _grouped(d: Shares, stack: Stack) -> list[Holding]:
   groups: dict[tuple[str, ...], tuple[Any, Any]] = {}
   for tensor in parameter_tensors(d.model):
-    if in_layers and tensor.stack == "none":
-      continue
-    count = tensor.layer_count(d.rules) * stage.of(tensor.stack) * (1 if tensor.stack == "none" else d.copies)
-    axes = tensor.replica_axes(d.strategy)
-    counts, sizes = groups.get(axes, (0, 0))
-    groups[axes] = (counts + count, sizes + count * ITEM_BYTES[tensor.dtype(d.job.precision)])
+    if tensor.stack == stack:
+      axes, count = tensor.replica_axes(d.strategy), tensor.layer_count(d.rules)
+      counts, sizes = groups.get(axes, (0, 0))
+      groups[axes] = (counts + count, sizes + count * ITEM_BYTES[tensor.dtype(d.job.precision)])
+  return [Holding(axes, *held) for axes, held in groups.items()]
+
+
+def holdings(d: Shares, stage: StageLayers, stacked: Stacked | None = None) -> list[Holding]:
+  """All parameters of a device's stages, or those in `stacked`; one entry for each group of replicas."""
+  groups: dict[tuple[str, ...], tuple[Any, Any]] = {}
+  for stack, layer in (stacked or stacked_holdings(d)).items():
+    layers = stage.of(stack) * (1 if stack == "none" else d.copies)
+    for held in layer:
+      counts, sizes = groups.get(held.axes, (0, 0))
+      groups[held.axes] = (counts + held.count * layers, sizes + held.weight_bytes * layers)
   return [Holding(axes, counts, sizes) for axes, (counts, sizes) in groups.items()]
 
 

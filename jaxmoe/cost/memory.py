@@ -23,8 +23,7 @@ from jaxmoe.cost.activations import (
   total_bytes,
 )
 from jaxmoe.cost.constants import DISPATCH_BUFFERS, INT_BYTES, WIDE_BYTES
-from jaxmoe.cost.holdings import gradient_bytes, holdings, optimizer_bytes, weight_bytes
-from jaxmoe.cost.parameters import parameter_tensors
+from jaxmoe.cost.holdings import Stacked, gradient_bytes, holdings, optimizer_bytes, stacked_holdings, weight_bytes
 from jaxmoe.cost.stage import StageLayers, stage_layers
 from jaxmoe.pipeline.schedule_facts import in_flight
 
@@ -57,7 +56,8 @@ def memory(d: Shares, load: Any = 1) -> MemoryBytes:
   Args:
     load: rows of the busiest device's experts over the mean.
   """
-  kinds = [_of_stage(d, stage, load) for stage in stage_layers(d)]
+  stacked = stacked_holdings(d)
+  kinds = [_of_stage(d, stage, stacked, load) for stage in stage_layers(d)]
   if len(kinds) == 1:
     return kinds[0]
   few, many = kinds
@@ -68,15 +68,16 @@ def memory(d: Shares, load: Any = 1) -> MemoryBytes:
 
 def peak_bytes(d: Shares, load: Any = 1) -> Any:
   """The total of `memory` alone."""
-  return functools.reduce(most, (_of_stage(d, stage, load).total for stage in stage_layers(d)))
+  stacked = stacked_holdings(d)
+  return functools.reduce(most, (_of_stage(d, stage, stacked, load).total for stage in stage_layers(d)))
 
 
 def _chosen(condition: Any, first: Any, second: Any) -> Any:
   return first * condition + second * (condition == 0)
 
 
-def _of_stage(d: Shares, stage: StageLayers, load: Any) -> MemoryBytes:
-  held = holdings(d, stage)
+def _of_stage(d: Shares, stage: StageLayers, stacked: Stacked, load: Any) -> MemoryBytes:
+  held = holdings(d, stage, stacked)
   return MemoryBytes(
     parameters=weight_bytes(d, held),
     gradients=gradient_bytes(d, held) if d.train else 0,
@@ -85,14 +86,14 @@ def _of_stage(d: Shares, stage: StageLayers, load: Any) -> MemoryBytes:
     inputs=input_bytes(d),
     activations=activation_bytes(d, stage, load),
     dispatch=dispatch_bytes(d, load),
-    gathered=gathered_bytes(d, stage),
+    gathered=gathered_bytes(d, stacked),
   )
 
 
-def gathered_bytes(d: Shares, stage: StageLayers) -> Any:
+def gathered_bytes(d: Shares, stacked: Stacked) -> Any:
   """With zero 3: two layers' weights that have replicas, in the compute dtype, one at work and one on its way."""
-  layers = [t for t in parameter_tensors(d.model) if t.stack in ("all", "expert")]
-  count = sum(t.layer_count(d.rules) * (d.strategy.size(*t.replica_axes(d.strategy)) > 1) for t in layers)
+  layers = [held for stack in ("all", "expert") for held in stacked.get(stack, ())]
+  count = sum(held.count * (d.strategy.size(*held.axes) > 1) for held in layers)
   return 2 * count * ITEM_BYTES[d.job.precision.compute] * ((d.zero >= 3) * 1)
 
 

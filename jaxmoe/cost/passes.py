@@ -1,7 +1,7 @@
 """Time of one pass of one microbatch through the layers of a stage, by part. Sizes may be arrays, one entry a plan."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from jaxmoe.config.arrays import least, most
@@ -98,15 +98,6 @@ class Pass:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Timed:
-  """Layers of one kind in a stage: how many, and seconds of each operation and message of one of them."""
-
-  layers: Any
-  operations: list[tuple[Operation, Any]]
-  messages: list[tuple[LayerCollective, Any]]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
 class Passes:
   """The passes of a microbatch: F forward, B input gradient, W weight gradient, and what backward computes again."""
 
@@ -117,6 +108,29 @@ class Passes:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class LayerPasses:
+  """Passes through one layer's attention, its experts, or the feed-forward of a dense layer; no stage changes them.
+
+  Attributes:
+    overlap: share of the exchange that is hidden, up to the stage's matmuls.
+  """
+
+  attention: Passes
+  experts: Passes
+  dense: Passes
+  overlap: float
+
+  def through(self, stage: StageLayers) -> Passes:
+    """All passes through one stage."""
+    counted = ((stage.all, self.attention), (stage.routed, self.experts), (stage.dense, self.dense))
+
+    def one(of: Callable[[Passes], Pass]) -> Pass:
+      return _sum([(layers, of(layer)) for layers, layer in counted], self.overlap)
+
+    return Passes(one(lambda p: p.F), one(lambda p: p.B), one(lambda p: p.W), one(lambda p: p.again))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Exchange:
   """Of tokens with experts: over which axes, and what the busiest device receives over the mean."""
 
@@ -124,30 +138,31 @@ class Exchange:
   load: Any
 
 
-def passes(d: Shares, stage: StageLayers, device: Device, network: Network, assumed: Assumptions) -> Passes:
-  """All passes through one stage."""
+def layer_passes(d: Shares, device: Device, network: Network, assumed: Assumptions) -> LayerPasses:
+  """All passes through one layer of each kind, nothing hidden yet."""
   z, load = Sizes(d), load_of(d, assumed)
-  layers = (
-    (stage.all, attention_operations(d), attention(z)),
-    (stage.routed, expert_operations(d, busiest_rows(d, load)), (*experts(z), *shared(z))),
-    (stage.dense, dense_operations(d), dense(z) if d.model.dense else ()),
-  )
-  timed = [
-    Timed(count, [(op, device.operation_s(op)) for op in operations], [(c, network.once_s(c)) for c in messages])
-    for count, operations, messages in layers
-  ]
-
   # With ragged rows the busiest device's share of them comes over its own links.
   exchange = Exchange(d.strategy.experts_over, load if d.job.transport == "ragged" else 1)
 
-  def one(work: Callable[[Operation], Any], runs: Callable[[LayerCollective], Any]) -> Pass:
-    return _pass(timed, work, runs, exchange, assumed.dispatch_overlap)
+  def through(operations: Iterable[Operation], messages: Iterable[LayerCollective]) -> Passes:
+    timed = [(op, device.operation_s(op)) for op in operations]
+    sent = [(c, network.once_s(c)) for c in messages]
 
-  return Passes(
-    F=one(lambda op: 1, lambda c: c.forward),
-    B=one(lambda op: op.backward - op.weight_pass, lambda c: c.backward),
-    W=one(lambda op: op.weight_pass, lambda c: 0),
-    again=one(lambda op: _again(d, op), lambda c: d.recomputed * c.again),
+    def one(work: Callable[[Operation], Any], runs: Callable[[LayerCollective], Any]) -> Pass:
+      return _pass([(op, work(op) * s) for op, s in timed], [(c, runs(c) * s) for c, s in sent], exchange)
+
+    return Passes(
+      F=one(lambda op: 1, lambda c: c.forward),
+      B=one(lambda op: op.backward - op.weight_pass, lambda c: c.backward),
+      W=one(lambda op: op.weight_pass, lambda c: 0),
+      again=one(lambda op: _again(d, op), lambda c: d.recomputed * c.again),
+    )
+
+  return LayerPasses(
+    attention=through(attention_operations(d), attention(z)),
+    experts=through(expert_operations(d, busiest_rows(d, load)), (*experts(z), *shared(z))),
+    dense=through(dense_operations(d), dense(z) if d.model.dense else ()),
+    overlap=assumed.dispatch_overlap,
   )
 
 
@@ -157,23 +172,28 @@ def _again(d: Shares, operation: Operation) -> Any:
   return d.recomputed + hidden
 
 
-def _pass(
-  timed: list[Timed],
-  work: Callable[[Operation], Any],
-  runs: Callable[[LayerCollective], Any],
-  exchange: Exchange,
-  overlap: float,
-) -> Pass:
-  """One pass: `work` of each operation, in forwards; `runs` of each collective; less what overlaps."""
+def _pass(operations: list[tuple[Operation, Any]], messages: list[tuple[LayerCollective, Any]], exchange: Exchange):
+  """One pass through one layer, of the seconds of its operations and messages."""
   parts: dict[str, Any] = {}
   network = exchanged = 0.0
-  for kind in timed:
-    for op, s in kind.operations:
-      parts[op.part] = parts.get(op.part, 0.0) + kind.layers * work(op) * s
-    for c, s in kind.messages:
-      if c.part == "experts" and c.axes == exchange.axes:
-        exchanged = exchanged + kind.layers * runs(c) * s * exchange.load
-      else:
-        network = network + kind.layers * runs(c) * s
+  for op, s in operations:
+    parts[op.part] = parts.get(op.part, 0.0) + s
+  for c, s in messages:
+    if c.part == "experts" and c.axes == exchange.axes:
+      exchanged = exchanged + s * exchange.load
+    else:
+      network = network + s
+  return Pass(parts, network, exchanged)
+
+
+def _sum(counted: list[tuple[Any, Pass]], overlap: float) -> Pass:
+  """One pass through so many layers of each kind, less what overlaps."""
+  parts: dict[str, Any] = {}
+  network = exchanged = 0.0
+  for layers, layer in counted:
+    for part, s in layer.parts.items():
+      parts[part] = parts.get(part, 0.0) + layers * s
+    network = network + layers * layer.network
+    exchanged = exchanged + layers * layer.exchange
   hidden = least(overlap * exchanged, sum(parts.values())) if overlap else 0.0
   return Pass(parts, network, exchanged - hidden)

@@ -14,8 +14,8 @@ from jaxmoe.config.shares import Shares
 from jaxmoe.cost.collectives import Sizes, pipeline, statistics, vocabulary
 from jaxmoe.cost.constants import TRAIN_PASSES
 from jaxmoe.cost.flops import head_forward
-from jaxmoe.cost.holdings import Holding, holdings, stored_gradient_bytes
-from jaxmoe.cost.passes import Device, Network, Pass, Passes, passes
+from jaxmoe.cost.holdings import Holding, Stacked, holdings, stacked_holdings, stored_gradient_bytes
+from jaxmoe.cost.passes import Device, LayerPasses, Network, Pass, Passes, layer_passes
 from jaxmoe.cost.stage import StageLayers, stage_layers
 from jaxmoe.cost.traffic import head_bytes, update_bytes
 from jaxmoe.meshes.axes import STAGE
@@ -84,8 +84,8 @@ def step_time(d: Shares, assumed: Assumptions = NOTHING_HIDDEN) -> StepTime:
   Raises:
     UsageError: the cluster states no peak for the job's compute dtype.
   """
-  device, network = Device(d.cluster, d.job.precision), Network(d)
-  steps = [_of_stage(d, stage, device, network, assumed) for stage in stage_layers(d)]
+  common = _common(d, assumed)
+  steps = [_of_stage(d, stage, common, assumed) for stage in stage_layers(d)]
   if len(steps) == 1:
     return steps[0]
   few, many = steps
@@ -94,8 +94,8 @@ def step_time(d: Shares, assumed: Assumptions = NOTHING_HIDDEN) -> StepTime:
 
 def step_s(d: Shares, assumed: Assumptions = NOTHING_HIDDEN) -> Any:
   """The total of `step_time` alone."""
-  device, network = Device(d.cluster, d.job.precision), Network(d)
-  return functools.reduce(most, (_of_stage(d, s, device, network, assumed).total_s for s in stage_layers(d)))
+  common = _common(d, assumed)
+  return functools.reduce(most, (_of_stage(d, stage, common, assumed).total_s for stage in stage_layers(d)))
 
 
 def _slower(one: StepTime, other: StepTime) -> StepTime:
@@ -113,8 +113,24 @@ def _slower(one: StepTime, other: StepTime) -> StepTime:
   )
 
 
-def _of_stage(d: Shares, stage: StageLayers, device: Device, network: Network, assumed: Assumptions) -> StepTime:
-  p, M, held = passes(d, stage, device, network, assumed), d.microbatches, holdings(d, stage)
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Common:
+  """What the stages of a plan share, worked out once for all of them."""
+
+  layers: LayerPasses
+  stacked: Stacked
+  network: Network
+  device: Device
+  head_s: Any
+
+
+def _common(d: Shares, assumed: Assumptions) -> _Common:
+  device, network = Device(d.cluster, d.job.precision), Network(d)
+  return _Common(layer_passes(d, device, network, assumed), stacked_holdings(d), network, device, _head_s(d, device))
+
+
+def _of_stage(d: Shares, stage: StageLayers, common: _Common, assumed: Assumptions) -> StepTime:
+  p, M, held = common.layers.through(stage), d.microbatches, holdings(d, stage, common.stacked)
   each = (p.F, p.B, p.W, p.again) if d.train else (p.F,)
   sums = {part: M * sum(one.parts.get(part, 0.0) for one in each[:3]) for part in p.F.parts}
   return StepTime(
@@ -123,10 +139,10 @@ def _of_stage(d: Shares, stage: StageLayers, device: Device, network: Network, a
     exchange=M * sum(one.exchange for one in each),
     layer_network=M * sum(one.network for one in each),
     bubble=_bubble_s(d, p),
-    head=_head_s(d, device),
-    step_network=_step_network_s(d, stage, network),
-    gradients=_gradients_s(d, stage, held, network, p.B, assumed) if d.train else 0.0,
-    optimizer=_optimizer_s(d, held, device) if d.train else 0.0,
+    head=common.head_s,
+    step_network=_step_network_s(d, stage, common.network),
+    gradients=_gradients_s(d, stage, held, common, p.B, assumed) if d.train else 0.0,
+    optimizer=update_bytes(d, held) / common.device.bytes_per_s if d.train else 0.0,
   )
 
 
@@ -156,14 +172,14 @@ def _step_network_s(d: Shares, stage: StageLayers, network: Network) -> Any:
 
 
 def _gradients_s(
-  d: Shares, stage: StageLayers, groups: list[Holding], network: Network, backward: Pass, assumed: Assumptions
+  d: Shares, stage: StageLayers, groups: list[Holding], common: _Common, backward: Pass, assumed: Assumptions
 ) -> Any:
   """Sums over replicas: at once, or scattered with the weights gathered after; every microbatch where parts are split.
 
   Zero 2 scatters each microbatch's gradients, because it keeps only its part; zero 3 also gathers weights for every
   forward and backward. Stages that two devices hold are then summed over these, their parts where they are split.
   """
-  exposed = _both_holders_s(d, stage, network)
+  exposed, network = _both_holders_s(d, stage, common), common.network
   for held in groups:
     if not held.axes:
       continue
@@ -177,16 +193,13 @@ def _gradients_s(
   return exposed - least(assumed.gradient_overlap * exposed, backward.matmuls)
 
 
-def _both_holders_s(d: Shares, stage: StageLayers, network: Network) -> Any:
+def _both_holders_s(d: Shares, stage: StageLayers, common: _Common) -> Any:
   """Gradients of stages that two devices hold, summed over the two: half scattered, half gathered, both ways."""
   if isinstance(d.copies, int) and d.copies == 1:
     return 0.0
-  pairs, seconds = network.group((STAGE,)), 0.0
-  for held in holdings(d, stage, in_layers=True):
+  pairs, seconds = common.network.group((STAGE,)), 0.0
+  in_layers: Stacked = {stack: held for stack, held in common.stacked.items() if stack != "none"}
+  for held in holdings(d, stage, in_layers):
     parts = 1 + (d.zero >= 1) * (d.strategy.size(*held.axes) - 1)
     seconds = seconds + pairs.permute_s(stored_gradient_bytes(held, d.job.precision) / parts)
   return (d.copies - 1) * seconds
-
-
-def _optimizer_s(d: Shares, held: list[Holding], device: Device) -> Any:
-  return update_bytes(d, held) / device.bytes_per_s

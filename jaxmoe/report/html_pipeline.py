@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from jaxmoe.config.deployment import Deployment
 from jaxmoe.cost.estimate import SOURCE, Estimate
-from jaxmoe.cost.passes import Device, Network, passes
+from jaxmoe.cost.passes import Device, Network, layer_passes
 from jaxmoe.cost.stage import stage_layers
 from jaxmoe.pipeline import schedule_makers as makers
 from jaxmoe.pipeline.schedule_facts import SPLIT
@@ -63,8 +63,8 @@ def _idle_text(e: Estimate) -> str:
 
 def pass_costs(d: Deployment) -> dict[str, float]:
   """Seconds of one microbatch's passes through all layers of the slowest stage, by kind of work in the schedule."""
-  device, network = Device(d.cluster, d.job.precision), Network(d)
-  found = [passes(d, stage, device, network, d.assumptions) for stage in stage_layers(d)]
+  layers = layer_passes(d, Device(d.cluster, d.job.precision), Network(d), d.assumptions)
+  found = [layers.through(stage) for stage in stage_layers(d)]
   p = max(found, key=lambda one: one.F.total + one.B.total + one.W.total + one.again.total)
   F, B, W = float(p.F.total), float(p.B.total + p.again.total), float(p.W.total)
   if not d.train:
