@@ -45,8 +45,8 @@ def test_columns_have_each_their_own():
   )
   flags = {name: np.zeros((1, 1, 1, 1), int) for name in ("recomputed", "hidden_recomputed", "zero")}
   plans = Plans(
-    model=d.model, cluster=d.cluster, job=d.job, strategy=strategy, microbatches=one, schedules=(("gpipe", 1),),
-    executes_idle=np.ones((1, 1, 1, 1), int), **flags,
+    model=d.model, cluster=d.cluster, job=d.job, strategy=strategy, batch=one, microbatches=one,
+    schedules=(("gpipe", 1),), executes_idle=np.ones((1, 1, 1, 1), int), **flags,
   )  # fmt: skip
   assert load_of(plans, Assumptions(popularity=ROWS)).ravel().tolist() == [1, 1, 1.5, 2.5]
 

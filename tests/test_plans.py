@@ -95,6 +95,7 @@ def plans(model, cluster, job, folding, rows, options):
     cluster=cluster,
     job=job,
     strategy=StrategyColumns(**{axis: column((row[axis] for row in rows), 0) for axis in axes}, **folding),
+    batch=column([job.batch], 0),
     microbatches=column((row["microbatches"] for row in rows), 0),
     schedules=schedules,
     executes_idle=column((name == "gpipe" for name, _ in schedules), 1) * 1,

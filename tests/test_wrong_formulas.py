@@ -86,6 +86,13 @@ def check_decode_flops():
   assert found.attention == L * (2 * 16 * ATTENTION + 4 * H * K * 16 * 16)
 
 
+def check_experts_that_one_token_reads():
+  """Two rows fall on 1 - (7/8)^2 of 8 experts; reading their weights takes longer than the matmuls."""
+  d = tiny.deployment(kind="decode", batch=1, microbatches=1, transport="ragged")
+  moved = 4 * ((1 - (7 / 8) ** 2) * E * EXPERT + X * (2 * D + 3 * F))
+  assert step_time(d).matmuls["experts"] == pytest.approx(L * moved / 0.5e12)
+
+
 def check_padded_rows():
   """1.5 of 64 rows for each of 8 experts."""
   d = tiny.deployment(kind="prefill", microbatches=1, capacity_factor=1.5)
@@ -176,6 +183,26 @@ def check_gradient_groups():
   assert found == {("data",): 4 * experts, ("data", "expert"): 4 * (WEIGHTS - 2 * experts)}
 
 
+def check_messages_between_stages():
+  """Two microbatches, forward and backward, from each of two chunks of a stage."""
+  d = tiny.deployment(Strategy(stage=2), schedule="interleaved", chunks=2)
+  assert [c.count for c in collectives(d) if c.kind == "collective-permute"] == [2 * 2 * 2]
+
+
+def check_keys_of_shared_sequences():
+  """Half a sequence a device: all keys and values to both, twice, and their gradients back, of 8 sequences of 16."""
+  d = tiny.deployment(Strategy(data=2, context=2))
+  sent = {c.kind: (c.count, c.payload_bytes) for c in collectives(d) if c.axes == ("context",)}
+  keys = 8 * 16 * 2 * H * K * 4
+  assert sent == {"all-gather": (2 * L * 2, keys), "reduce-scatter": (2 * L, keys)}
+
+
+def check_messages_of_zero_3():
+  """Of two microbatches each scatters gradients and gathers weights twice: experts' and the others, 7/8 of them moved."""
+  d = tiny.deployment(Strategy(data=8), zero=3)
+  assert step_time(d).gradients == pytest.approx(2 * 3 * (2 * 7e-6 + 7 / 8 * 4 * WEIGHTS / 1e11))
+
+
 def check_messages_in_a_node():
   """8 MB over 8 ranks at 100 GB/s and 1 us a message: 7 us + 7/8 of 80 us; an all-reduce is twice that."""
   moved = Collective("experts", "all-to-all", ("expert",), 8_000_000, 1)
@@ -204,6 +231,15 @@ def check_nodes_that_a_token_visits():
     assert left <= outer_bytes <= 1.25 * left
 
 
+def check_messages_between_stages():
+  """Narayanan et al. 2021: a microbatch visits each stage once for each of its chunks, forward and back."""
+  strategy = Strategy(stage=2, expert=2, tensor=2, sequence_parallel=True)
+  d = tiny.deployment(strategy, microbatches=4, transport="ragged", schedule="interleaved", chunks=2)
+  (sent,) = [c for c in collectives(d) if c.kind == "collective-permute"]
+  tokens = 16 // 2 // 4 * 16  # of a microbatch, on the devices of one tensor group together
+  assert (sent.payload_bytes, sent.count) == (tokens // 2 * D * 4, 4 * 2 * 2)
+
+
 FAULTS = [
   (wrong.router_is_left_out, check_published_parameters),
   (wrong.shared_expert_counts_as_routed, check_published_parameters),
@@ -217,6 +253,7 @@ FAULTS = [
   (wrong.nobody_asks_whether_key_value_heads_divide, check_too_few_key_value_heads_are_refused),
   (wrong.key_value_heads_split_without_end, check_cache_of_too_few_key_value_heads),
   (wrong.causal_half_is_forgotten, check_useful_flops),
+  (wrong.every_expert_is_read, check_experts_that_one_token_reads),
   (wrong.backward_is_one_pass_of_useful_flops, check_useful_flops),
   (wrong.backward_is_one_pass_of_time, check_time_of_backward),
   (wrong.decode_computes_the_whole_sequence, check_decode_flops),
@@ -227,6 +264,8 @@ FAULTS = [
   (wrong.prediction_head_is_forgotten, check_prediction_head),
   (wrong.pipeline_never_idles, check_bubble),
   (wrong.bubble_is_stages_less_one_over_microbatches, check_bubble),
+  (wrong.chunks_are_handed_on_once, check_messages_between_stages),
+  (wrong.sequence_parallel_devices_send_all_tokens, check_messages_between_stages),
   (wrong.every_microbatch_is_in_flight, check_microbatches_in_flight),
   (wrong.adam_keeps_one_moment, check_optimizer),
   (wrong.zero_1_splits_weights, check_zero_1),
@@ -239,6 +278,9 @@ FAULTS = [
   (wrong.all_reduce_is_one_pass, check_messages_in_a_node),
   (wrong.both_directions_add_up, check_messages_in_a_node),
   (wrong.all_links_are_those_of_the_node, check_messages_between_nodes),
+  (wrong.chunks_are_handed_on_for_free, check_messages_between_stages),
+  (wrong.keys_of_shared_sequences_stay, check_keys_of_shared_sequences),
+  (wrong.split_weights_are_gathered_once, check_messages_of_zero_3),
   (wrong.groups_of_experts_are_ignored, check_nodes_that_a_token_visits),
   (wrong.a_group_of_experts_is_one_node, check_nodes_that_a_token_visits),
 ]

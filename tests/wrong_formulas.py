@@ -13,7 +13,7 @@ from jaxmoe.config import deployment, shares
 from jaxmoe.config.job import Job
 from jaxmoe.config.model import ModelConfig
 from jaxmoe.config.parts import Routing
-from jaxmoe.cost import collectives, flops, holdings, layer, memory, network, parameters, stage, token_flops
+from jaxmoe.cost import collectives, flops, holdings, layer, memory, network, parameters, stage, time, token_flops
 from jaxmoe.meshes.cluster import NetworkTier
 from jaxmoe.meshes.rules import PartitionRules
 from jaxmoe.meshes.strategy import Folding
@@ -125,6 +125,11 @@ def causal_half_is_forgotten(patch):
   everywhere(patch, true, lambda m, layer, length, seen: true(m, layer, length, "full" if seen == "causal" else seen))
 
 
+def every_expert_is_read(patch):
+  """Of a decoded token too, which visits few."""
+  everywhere(patch, layer._visited, lambda d, rows: 1)
+
+
 def backward_is_one_pass_of_useful_flops(patch):
   patch.setattr(flops, "TRAIN_PASSES", 2)
 
@@ -173,6 +178,14 @@ def bubble_is_stages_less_one_over_microbatches(patch):
     return M * sum(passes) * share / (1 - share)
 
   everywhere(patch, schedule_facts.idle_s, idle_s)
+
+
+def chunks_are_handed_on_once(patch):
+  patch.setattr(shares.OneJob, "chunks", 1)
+
+
+def sequence_parallel_devices_send_all_tokens(patch):
+  patch.setattr(Folding, "sequence_axes", ())
 
 
 def every_microbatch_is_in_flight(patch):
@@ -240,6 +253,23 @@ def all_links_are_those_of_the_node(patch):
     true(self, strategy, axes, flat)
 
   patch.setattr(network.Group, "__init__", wrong)
+
+
+def chunks_are_handed_on_for_free(patch):
+  """As many messages between stages however often a microbatch goes round them."""
+  patch.setattr(shares.OneJob, "chunks", 1)
+
+
+def keys_of_shared_sequences_stay(patch):
+  """As if each device attended to its own part of a sequence."""
+  true = collectives.attention
+  everywhere(patch, true, lambda z: (c for c in true(z) if c.axes != ("context",)))
+
+
+def split_weights_are_gathered_once(patch):
+  """Zero 3 as if a device could keep what the next microbatch needs again."""
+  true = time._gradients_s
+  everywhere(patch, true, lambda d, *rest: true(with_job(d, microbatches=1), *rest))
 
 
 def groups_of_experts_are_ignored(patch):

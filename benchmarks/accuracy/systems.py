@@ -10,7 +10,7 @@ from jaxmoe.config.catalogue import load_cluster, load_model
 from jaxmoe.config.job import Job, Precision
 from jaxmoe.config.model import ModelConfig
 from jaxmoe.config.parts import Biases
-from jaxmoe.config.shares import Shares
+from jaxmoe.config.shares import OneJob
 from jaxmoe.meshes.cluster import Cluster
 from jaxmoe.meshes.strategy import Strategy
 
@@ -31,7 +31,7 @@ class HeadOnLastStage(Strategy):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class System(Shares):
+class System(OneJob):
   """A plan whose layers need not divide evenly over stages.
 
   Attributes:
@@ -43,24 +43,9 @@ class System(Shares):
   strategy: Strategy
   job: Job
   skips_masked: bool = True
+  scatters_messages: bool = False
   writes_scores: bool = False
   head_apart: bool = False
-
-  @property
-  def microbatches(self) -> int:
-    return self.job.microbatches
-
-  @property
-  def zero(self) -> int:
-    return self.job.zero
-
-  @property
-  def recomputed(self) -> int:
-    return int(self.job.remat == "full")
-
-  @property
-  def hidden_recomputed(self) -> int:
-    return int(self.job.remat == "selective")
 
   @property
   def executes_idle(self) -> int:
@@ -108,6 +93,7 @@ def megatron(row: Row, *, remat: Any = "full", sequence_parallel: bool = False) 
       precision=MIXED,
     ),
     skips_masked=False,
+    scatters_messages=True,
     writes_scores=True,
   )
 

@@ -27,12 +27,14 @@ def ceil_div(number: Any, parts: Any) -> Any:
   return -(-number // parts)
 
 
-def table_of(sizes: Any, function: Callable[[int], float]) -> Any:
-  """`function` of every entry of an array of few different sizes, or of one."""
-  if isinstance(sizes, int):
-    return function(sizes)
-  values, places = np.unique(sizes, return_inverse=True)
-  return np.array([function(int(size)) for size in values])[places].reshape(sizes.shape)
+def table_of(function: Callable[..., float], *sizes: Any) -> Any:
+  """`function` of every entry of arrays of few different sizes, or of single ones."""
+  if not _arrays(*sizes):
+    return function(*sizes)
+  columns = np.broadcast_arrays(*sizes)
+  values, places = np.unique(np.stack([column.ravel() for column in columns]), axis=1, return_inverse=True)
+  each = np.array([function(*(int(size) for size in entry)) for entry in values.T])
+  return each[places].reshape(columns[0].shape)
 
 
 def total(parts: Iterable[Any]) -> Any:

@@ -7,7 +7,7 @@ from jaxmoe.config.assumptions import NOTHING_HIDDEN, Assumptions
 from jaxmoe.config.divisions import check
 from jaxmoe.config.job import Job
 from jaxmoe.config.model import ModelConfig
-from jaxmoe.config.shares import Shares
+from jaxmoe.config.shares import OneJob
 from jaxmoe.meshes.cluster import Cluster
 from jaxmoe.meshes.strategy import Strategy
 
@@ -34,7 +34,7 @@ class Reading:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Deployment(Shares):
+class Deployment(OneJob):
   """What `place`, `estimate` and `verify` work on.
 
   Attributes:
@@ -70,26 +70,6 @@ class Deployment(Shares):
       return ()
     limits = f"job.sequence_length={length} exceeds model.max_sequence_length={limit}"
     return (f"{limits}; positions beyond it were never trained",)
-
-  @property
-  def microbatches(self) -> int:
-    return self.job.microbatches
-
-  @property
-  def zero(self) -> int:
-    return self.job.zero
-
-  @property
-  def recomputed(self) -> int:
-    return int(self.train and self.job.remat == "full")
-
-  @property
-  def hidden_recomputed(self) -> int:
-    return int(self.train and self.job.remat == "selective")
-
-  @property
-  def executes_idle(self) -> int:
-    return int(self.job.schedule == "gpipe")
 
   @property
   def skips_masked(self) -> bool:

@@ -16,11 +16,15 @@ class Shares:
   Attributes:
     strategy: a `Strategy`, or columns of strategies that fold alike.
     job: what all plans have in common; what they differ in stands in the columns below.
+    batch: sequences of a step.
+    chunks: parts of a stage's layers that a microbatch visits one after the other, going round the stages.
     microbatches, zero: as in `Job`.
     recomputed: whether backward runs a layer's forward again (0 or 1).
     hidden_recomputed: whether it runs the experts' first matmuls again rather than keep their rows (0 or 1).
     executes_idle: whether a stage computes in its idle ticks too (0 or 1), as a scan over ticks does.
     skips_masked: whether attention leaves out the blocks of scores that causal masking would zero.
+    scatters_messages: whether devices along tensor that hold the same tokens each send a part of them to the next stage,
+      which gathers them (Narayanan et al. 2021, section 4.1); with sequence parallelism they hold a part anyway.
     writes_scores: whether attention is not fused, so that scores, their softmax and its dropout go through memory.
   """
 
@@ -28,12 +32,15 @@ class Shares:
   cluster: Cluster
   job: Job
   strategy: Any
+  batch: Any
+  chunks: Any
   microbatches: Any
   zero: Any
   recomputed: Any
   hidden_recomputed: Any
   executes_idle: Any
   skips_masked: bool
+  scatters_messages: bool = False
   writes_scores: bool = False
 
   __slots__ = ()
@@ -70,7 +77,7 @@ class Shares:
   @property
   def sequences_per_device(self) -> Any:
     """Sequences that one device works on; with context parallelism on a part of each."""
-    return self.job.batch // self.strategy.batch_shards
+    return self.batch // self.strategy.batch_shards
 
   @property
   def microbatch_sequences(self) -> Any:
@@ -96,6 +103,40 @@ class Shares:
   def ticks(self) -> Any:
     """Times that each stage runs its layers in one step, idle ticks included where they compute."""
     return self.microbatches + self.executes_idle * (self.strategy.stage - 1)
+
+
+class OneJob(Shares):
+  """Shares of one plan: what plans may differ in is as its job says."""
+
+  __slots__ = ()
+
+  @property
+  def batch(self) -> int:
+    return self.job.batch
+
+  @property
+  def chunks(self) -> int:
+    return self.job.chunks
+
+  @property
+  def microbatches(self) -> int:
+    return self.job.microbatches
+
+  @property
+  def zero(self) -> int:
+    return self.job.zero
+
+  @property
+  def recomputed(self) -> int:
+    return int(self.train and self.job.remat == "full")
+
+  @property
+  def hidden_recomputed(self) -> int:
+    return int(self.train and self.job.remat == "selective")
+
+  @property
+  def executes_idle(self) -> int:
+    return int(self.job.schedule == "gpipe")
 
 
 def expert_capacity(tokens: Any, model: ModelConfig, capacity_factor: float) -> Any:

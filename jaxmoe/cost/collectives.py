@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from jaxmoe.config.arrays import least, most
+from jaxmoe.config.arrays import ceil_div, least, most
 from jaxmoe.config.job import ITEM_BYTES
 from jaxmoe.config.shares import Shares
 from jaxmoe.cost.constants import INT_BYTES, WIDE_BYTES
@@ -105,6 +105,10 @@ class Sizes:
     self.token_axes = (*s.batch_axes, *s.slice_axes)
     # Axes over which tokens are equal, and the residual stream is sliced by sequence parallelism alone.
     self.sequence_axes = s.sequence_axes if s.sequence_parallel else ()
+    # What one device sends to another stage: its part, where the tokens of its slice are divided further.
+    self.shared_bytes = ceil_div(self.slice_bytes, s.size(*self.sequence_axes))
+    scattered = s.sequence_axes if d.scatters_messages else self.sequence_axes
+    self.message_bytes = ceil_div(self.slice_bytes, s.size(*scattered))
 
   def summed(self, part: str, axes: tuple[str, ...], *, again: int) -> Iterator[LayerCollective]:
     """Parts of a slice of tokens summed over `axes`, forward and backward: at once, or scattered and gathered."""
@@ -209,11 +213,17 @@ def gather_dispatch(z: Sizes) -> Iterator[LayerCollective]:
 
 
 def pipeline(z: Sizes) -> Iterator[Collective]:
-  """Each tick hands a microbatch on; the last stage's output, and backward the first's input, goes to all stages."""
-  yield Collective("pipeline", "collective-permute", (STAGE,), z.slice_bytes, z.ticks * (1 + z.train))
+  """Each tick hands a microbatch on; the last stage's output, and backward the first's input, goes to all stages.
+
+  Chunks hand it on each: communication grows by their number (Narayanan et al. 2021, section 2.2.2).
+  """
+  hops = z.ticks * (1 + z.train) * z.d.chunks
+  yield Collective("pipeline", "collective-permute", (STAGE,), z.message_bytes, hops)
+  if z.d.scatters_messages and not z.sequence_axes:
+    yield Collective("pipeline", "all-gather", z.strategy.sequence_axes, z.slice_bytes, hops)
   if z.train:
     shared = (STAGE,) if STAGE in z.strategy.vocabulary_axes else ()  # by those that hold a part of the head
-    yield Collective("pipeline", "all-reduce", shared, z.M * z.slice_bytes, 2)
+    yield Collective("pipeline", "all-reduce", shared, z.M * z.shared_bytes, 2)
   else:
     last_bytes = z.d.microbatch_sequences * z.model.d_model * z.item
     yield Collective("pipeline", "all-reduce", (STAGE,), z.M * last_bytes, 1)

@@ -76,13 +76,13 @@ EXPERT_ROWS = ("Qwen3-30B-A3B overlapped", "Qwen3-30B-A3B off/on", "DeepSeek-V3"
 BANDWIDTH_ROWS = ("bandwidth in a node", "effective bandwidth of H800")
 
 MATMUL_SHARE = _fitted(
-  "MATMUL_SHARE", 0.744, "share of the datasheet's dense peak", "That large matmuls reach.", DENSE_ROWS + EXPERT_ROWS
+  "MATMUL_SHARE", 0.721, "share of the datasheet's dense peak", "That large matmuls reach.", DENSE_ROWS + EXPERT_ROWS
 )
 EXPERT_MATMUL_SHARE = _fitted(
-  "EXPERT_MATMUL_SHARE", 0.524, "share of the same peak", "That one device's experts reach together.", EXPERT_ROWS
+  "EXPERT_MATMUL_SHARE", 0.521, "share of the same peak", "That one device's experts reach together.", EXPERT_ROWS
 )
 MEMORY_SHARE = _fitted(
-  "MEMORY_SHARE", 0.687, "share of the datasheet's bandwidth", "That streaming reaches.", DENSE_ROWS + EXPERT_ROWS
+  "MEMORY_SHARE", 0.723, "share of the datasheet's bandwidth", "That streaming reaches.", DENSE_ROWS + EXPERT_ROWS
 )
 LINK_SHARE = _fitted(
   "LINK_SHARE", 0.76, "share of a link's bandwidth", "That large messages reach, in a node and between.", BANDWIDTH_ROWS

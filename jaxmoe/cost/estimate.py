@@ -79,7 +79,7 @@ def estimate(deployment: Deployment, assumed: Assumptions | None = None) -> Esti
     collectives=collectives(d),
     bubble=time.bubble / (time.bubble + _busy_s(time)),
     time=time,
-    tokens_per_s=d.job.batch * d.job.query_length / time.total_s,
+    tokens_per_s=d.batch * d.job.query_length / time.total_s,
     mfu=useful.total / (peak * time.total_s),
     cache_bytes_per_token=cache_bytes_per_token(m, d.job.precision.compute),
   )

@@ -105,8 +105,8 @@ def useful_flops(deployment: Deployment) -> PartFlops:
   """The model's own FLOPs for the global batch, shared evenly by all devices; causal attention counts the seen half."""
   d = deployment
   train = d.job.kind == "train"
-  tokens = d.job.batch * d.job.query_length
-  scored = tokens if train else d.job.batch
+  tokens = d.batch * d.job.query_length
+  scored = tokens if train else d.batch
   share = (TRAIN_PASSES if train else 1) / d.strategy.devices
   each = _token_flops(d)
   return PartFlops(

@@ -21,10 +21,14 @@ def load_of(d: Shares, assumed: Assumptions) -> Any:
     case None:
       return least(assumed.load, devices)
     case tuple():
-      return table_of(devices, functools.partial(busiest_over_mean, assumed.popularity))
+      return table_of(functools.partial(busiest_over_mean, assumed.popularity), devices)
     case exponent:
-      tokens = max(1, MOST_POPULAR_SHARE * d.job.batch * d.job.query_length)
-      return table_of(devices, lambda n: power_law_load(experts, n, exponent, most_over_least=tokens))
+      tokens = MOST_POPULAR_SHARE * d.job.query_length
+
+      def load(on: int, batch: int) -> float:
+        return power_law_load(experts, on, exponent, most_over_least=max(1, tokens * batch))
+
+      return table_of(load, devices, d.batch)
 
 
 def busiest_over_mean(rows_by_expert: Sequence[float] | NDArray[np.float64], devices: int) -> float:

@@ -119,7 +119,11 @@ def _cached_slots(d: Shares) -> Any:
   if near is None:
     return length * d.layers_per_stage
   slots = [min(length, near.size) if layer in near.layers else length for layer in range(d.model.num_layers)]
-  return table_of(d.strategy.stage, lambda stages: max(_by_stage(slots, stages)))
+
+  def of_heaviest(stages: int) -> int:
+    return max(_by_stage(slots, stages))
+
+  return table_of(of_heaviest, d.strategy.stage)
 
 
 def _by_stage(slots: list[int], stages: int) -> list[int]:

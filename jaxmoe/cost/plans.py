@@ -42,7 +42,7 @@ class StrategyColumns(Folding):
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Plans(Shares):
-  """Every combination of a row (strategy and microbatches), a schedule, a rematerialisation and a level of zero.
+  """Every combination of a row (strategy, batch and microbatches), a schedule, a rematerialisation and a level of zero.
 
   Columns have four dimensions in this order and broadcast: (rows, 1, 1, 1) for what belongs to a row.
 
@@ -55,6 +55,7 @@ class Plans(Shares):
   cluster: Cluster
   job: Job
   strategy: StrategyColumns
+  batch: Column
   microbatches: Column
   schedules: tuple[tuple[str, int], ...]
   executes_idle: Column
@@ -67,7 +68,7 @@ class Plans(Shares):
   @property
   def sequences_per_device(self) -> Any:
     """As floats: whatever is counted by tokens would overflow whole numbers of 64 bits."""
-    return self._once("sequences", lambda: np.float64(self.job.batch) // self.strategy.batch_shards)
+    return self._once("sequences", lambda: self.batch.astype(np.float64) // self.strategy.batch_shards)
 
   @property
   def microbatch_tokens(self) -> Any:
@@ -85,6 +86,10 @@ class Plans(Shares):
 
   def by_schedule(self, fact: Callable[[str, int], Any]) -> Any:
     return np.concatenate([fact(schedule, chunks) for schedule, chunks in self.schedules], axis=1)
+
+  @property
+  def chunks(self) -> Any:
+    return self._once("chunks", lambda: np.array([chunks for _, chunks in self.schedules])[:, None, None])
 
   @property
   def copies(self) -> Any:

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from jaxmoe.cost.estimate import Estimate, estimate
 from jaxmoe.meshes.axes import AXES, CONTEXT
 from jaxmoe.planner.question import Question
-from jaxmoe.planner.search import Block, Candidate
+from jaxmoe.planner.rows import BATCH
+from jaxmoe.planner.search import Block, Candidate, rank
 
 type Points = NDArray[Any]
 
@@ -28,15 +29,15 @@ def front(first: Points, second: Points) -> Points:
 class Objectives(Protocol):
   """The two numbers of plans that are to be small, from devices, tokens of a step, seconds and bytes."""
 
-  def __call__(self, devices: int, tokens: int, step_s: Any, memory_bytes: Any) -> tuple[Any, Any]: ...
+  def __call__(self, devices: int, tokens: Any, step_s: Any, memory_bytes: Any) -> tuple[Any, Any]: ...
 
 
-def training(devices: int, tokens: int, step_s: Any, memory_bytes: Any) -> tuple[Any, Any]:
+def training(devices: int, tokens: Any, step_s: Any, memory_bytes: Any) -> tuple[Any, Any]:
   """Time of a step and bytes of a device."""
   return step_s, memory_bytes
 
 
-def serving(devices: int, tokens: int, step_s: Any, memory_bytes: Any) -> tuple[Any, Any]:
+def serving(devices: int, tokens: Any, step_s: Any, memory_bytes: Any) -> tuple[Any, Any]:
   """Latency, and device-seconds a token: the inverse of tokens a second and device."""
   return step_s, step_s * devices / tokens
 
@@ -61,7 +62,7 @@ class Explored:
     return float(first), float(second)
 
   def objectives(self, c: Candidate) -> tuple[float, float]:
-    numbers = self._of_kind(c.devices, self._tokens(c.sizes["batch"]), c.step_s, c.memory_bytes)
+    numbers = self._of_kind(c.devices, self._tokens(c.sizes[BATCH]), c.step_s, c.memory_bytes)
     return float(numbers[0]), float(numbers[1])
 
   def estimate(self, c: Candidate) -> Estimate:
@@ -75,15 +76,16 @@ class Explored:
       self._add_to_front(block, used, step_s, places)
       self._add_to_sizes(block, used, step_s)
 
-  def _of_kind(self, devices: int, tokens: int, step_s: Any, memory_bytes: Any) -> tuple[Any, Any]:
+  def _of_kind(self, devices: int, tokens: Any, step_s: Any, memory_bytes: Any) -> tuple[Any, Any]:
     objectives: Objectives = training if self.question.job.kind == "train" else serving
     return objectives(devices, tokens, step_s, memory_bytes)
 
-  def _tokens(self, batch: int) -> int:
+  def _tokens(self, batch: Any) -> Any:
     return batch * self.question.job.query_length
 
   def _add_to_front(self, block: Block, used: Points, step_s: Points, places: Points) -> None:
-    tokens = self._tokens(block.question.job.batch)
+    rows = np.unravel_index(places, step_s.shape)[0]
+    tokens = self._tokens(block.columns[BATCH][rows])
     numbers = self._of_kind(block.devices, tokens, step_s.ravel()[places], used.ravel()[places])
     new = [block.candidate(int(places[at]), used, step_s) for at in front(*numbers)]
     both = [*self.found, *new]
@@ -95,10 +97,11 @@ class Explored:
     flat = step_s.reshape(len(step_s), -1)
     best_of_row = flat.argmin(axis=1)
     row_s = flat[np.arange(len(flat)), best_of_row]
+    ranks = rank(self.question, block.columns[BATCH], row_s)
     for axis in (*AXES, CONTEXT):
       sizes = block.columns[axis]
       for size in np.unique(sizes):
-        row = int(np.where(sizes == size, row_s, np.inf).argmin())
+        row = int(np.where(sizes == size, ranks, np.inf).argmin())
         if np.isfinite(row_s[row]):
           place = row * flat.shape[1] + int(best_of_row[row])
           self._keep(axis, int(size), block.candidate(place, used, step_s))

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,9 @@ type Column = NDArray[Any]
 
 ROWS_AS_CHOSEN = ("ragged", "gather")  # transports that do the same where nothing is sent
 REPEATED = "the same plan as one with other axes"
+BATCH = "batch"  # columns beside the axes: sequences of a step, and of a microbatch on one device
+SEQUENCES = "sequences"
+_NONE: Column = np.zeros(0, np.int64)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -66,22 +69,34 @@ class Rows:
 
 def legal_rows(question: Question, devices: int, family: Family) -> Rows:
   """Strategies that divide the model and the job, with every number of sequences in a microbatch that divides."""
-  space, job, rejected = question.space, question.job, Counter[str]()
+  space, batches, rejected = question.space, question.batches or (question.job.batch,), Counter[str]()
   columns: dict[str, Column] = {**dict(zip(AXES, strategies(devices), strict=True))}
   columns[CONTEXT] = np.ones_like(columns[STAGE])
-  columns = _kept(columns, rejected, space.choices, _strategy_faults(question, family))
+  columns = _kept(columns, rejected, space.choices * len(batches), _strategy_faults(question, family))
   columns = _crossed(columns, CONTEXT, [2**n for n in range(space.largest_context.bit_length())])
-  columns = _kept(columns, rejected, space.choices, _context_faults(question, family))
-  most = int(_share(job, columns, family).max(initial=1))
-  columns = _crossed(columns, "sequences", [n for n in divisors(job.batch) if n <= most])
-  columns = _where(columns["sequences"] <= _share(job, columns, family), columns)
-  columns = _kept(columns, rejected, space.choices, _microbatch_faults(question, family))
+  columns = _kept(columns, rejected, space.choices * len(batches), _context_faults(question.job))
+  columns = _crossed(columns, BATCH, batches)
+  columns = _kept(columns, rejected, space.choices, _batch_faults(family))
+  columns = _with_sequences(columns, family)
+  columns = _kept(columns, rejected, space.choices, _microbatch_faults(question.job, family))
   return Rows(columns, rejected)
 
 
-def _share(job: Job, columns: dict[str, Column], family: Family) -> Column:
+def _share(columns: dict[str, Column], family: Family) -> Column:
   """Sequences of one device; with context parallelism a part of each."""
-  return job.batch // np.asarray(_columns(columns, family).batch_shards)
+  return columns[BATCH] // np.asarray(_columns(columns, family).batch_shards)
+
+
+def _with_sequences(columns: dict[str, Column], family: Family) -> dict[str, Column]:
+  """Every row with every number of sequences that divides its batch and is not above its device's share."""
+  share, rows, sequences = _share(columns, family), [_NONE], [_NONE]
+  for batch in np.unique(columns[BATCH]):
+    of_batch = np.flatnonzero(columns[BATCH] == batch)
+    parts = np.array(divisors(int(batch)), np.int64)
+    which, at = np.nonzero(parts[:, None] <= share[of_batch])
+    rows.append(of_batch[at])
+    sequences.append(parts[which])
+  return {**_where(np.concatenate(rows), columns), SEQUENCES: np.concatenate(sequences)}
 
 
 def _where(kept: Column, columns: dict[str, Column]) -> dict[str, Column]:
@@ -102,7 +117,7 @@ def _kept(columns: dict[str, Column], rejected: Counter[str], weight: int, fault
   return columns
 
 
-def _crossed(columns: dict[str, Column], name: str, values: list[int]) -> dict[str, Column]:
+def _crossed(columns: dict[str, Column], name: str, values: Sequence[int]) -> dict[str, Column]:
   """Every row with every value."""
   count = len(columns[STAGE])
   crossed = {key: np.tile(column, len(values)) for key, column in columns.items()}
@@ -173,29 +188,26 @@ def _idle_tensor(c: dict[str, Column], family: Family) -> Column:
   return (c[TENSOR] > 1) & (TENSOR not in family.heads_over)
 
 
-def _context_faults(question: Question, family: Family) -> Faults:
-  job = question.job
+def _context_faults(job: Job) -> Faults:
   return [
     ("no devices to share a sequence", lambda c: c[DATA] % c[CONTEXT] != 0),
     ("a sequence does not divide over its devices", lambda c: job.query_length % c[CONTEXT] != 0),
-    ("the batch does not divide", lambda c: job.batch % _columns(c, family).batch_shards != 0),
   ]
 
 
-def _microbatch_faults(question: Question, family: Family) -> Faults:
-  job = question.job
+def _batch_faults(family: Family) -> Faults:
+  return [("the batch does not divide", lambda c: c[BATCH] % _columns(c, family).batch_shards != 0)]
 
+
+def _microbatch_faults(job: Job, family: Family) -> Faults:
   def tokens(c: dict[str, Column]) -> Column:
-    return c["sequences"] * job.query_length // c[CONTEXT]
+    return c[SEQUENCES] * job.query_length // c[CONTEXT]
 
   def slices(strategy: Folding) -> Any:
     return strategy.size(*strategy.slice_axes)
 
   return [
-    (
-      "microbatches do not divide a device's sequences",
-      lambda c: _share(job, c, family) % c["sequences"] != 0,
-    ),
+    ("microbatches do not divide a device's sequences", lambda c: _share(c, family) % c[SEQUENCES] != 0),
     ("a microbatch's tokens do not divide over their slices", lambda c: tokens(c) % slices(_columns(c, family)) != 0),
   ]
 
@@ -211,7 +223,8 @@ def plans(question: Question, family: Family, columns: dict[str, Column]) -> Pla
     cluster=question.cluster,
     job=dataclasses.replace(question.job, transport=family.transport),
     strategy=strategy,
-    microbatches=question.job.batch // strategy.batch_shards // deep["sequences"],
+    batch=deep[BATCH],
+    microbatches=deep[BATCH] // strategy.batch_shards // deep[SEQUENCES],
     schedules=space.schedules,
     executes_idle=_along(1, [int(name == "gpipe") for name, _ in space.schedules]),
     recomputed=_along(2, [int(train and remat == "full") for remat in space.remats]),

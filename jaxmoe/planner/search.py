@@ -18,10 +18,11 @@ from jaxmoe.meshes.axes import AXES, CONTEXT, DATA, EXPERT, STAGE, TENSOR
 from jaxmoe.meshes.strategy import Strategy
 from jaxmoe.pipeline.schedule_facts import supported
 from jaxmoe.planner.question import Question
-from jaxmoe.planner.rows import REPEATED, Family, families, legal_rows, plans
+from jaxmoe.planner.rows import BATCH, REPEATED, SEQUENCES, Family, families, legal_rows, plans
 from jaxmoe.planner.space import Space
 
-ROWS_AT_ONCE = 2048  # arrays of a chunk stay in the processor's cache
+# Arrays of a chunk stay in the processor's cache; a row of serving is one plan, a row of training many.
+ROWS_AT_ONCE, PLANS_AT_ONCE = 2048, 1 << 14
 
 
 type See = Callable[[Block, Any, Any], None]
@@ -54,7 +55,7 @@ class Candidate:
 
   @property
   def device_s_per_sequence(self) -> float:
-    return self.step_s * self.devices / self.sizes["batch"]
+    return self.step_s * self.devices / self.sizes[BATCH]
 
   def deployment(self, question: Question) -> Deployment:
     """The plan as `place`, `estimate` and `verify` take it."""
@@ -66,8 +67,8 @@ class Candidate:
       strategy = dataclasses.replace(strategy, sequence_parallel=True)
     job = dataclasses.replace(
       question.job,
-      batch=sizes["batch"],
-      microbatches=sizes["batch"] // strategy.batch_shards // sizes["sequences"],
+      batch=sizes[BATCH],
+      microbatches=sizes[BATCH] // strategy.batch_shards // sizes[SEQUENCES],
       schedule=schedule,
       chunks=chunks,
       remat=space.remats[self.choice[1]],
@@ -122,8 +123,6 @@ NO_SCHEDULE = "no such schedule for so many stages and microbatches"
 NO_REPLICAS = "zero without replicas to split anything among"
 TOO_SLOW = "a step takes longer than the limit"
 TOO_FEW_TOKENS = "fewer tokens a second and device than the limit"
-# One after the other, after any that fitted: some numbers divide nothing, but not so many.
-BATCHES_THAT_DO_NOT_FIT = 8
 LIMITS = (DOES_NOT_FIT, TOO_SLOW, TOO_FEW_TOKENS)
 REPETITIONS = (REPEATED, NO_REPLICAS)  # of legal plans
 
@@ -136,30 +135,18 @@ def search(question: Question, keep: int = 10, see: See | None = None) -> Found:
   """
   found = Found(see=see)
   for devices in question.device_counts:
-    _search_batches(question, devices, found, keep)
+    _search(question, devices, found, keep)
     if question.objective == "devices" and found.best:
       break  # more are not fewer
   found.best = distinct(found.best)[:keep]
   return found
 
 
-def _search_batches(question: Question, devices: int, found: Found, keep: int) -> None:
-  """Every batch, up to where none fits any more: a larger one needs no less."""
-  unfit = 0
-  for batch in question.batches or (question.job.batch,):
-    one = dataclasses.replace(question, job=dataclasses.replace(question.job, batch=batch), batches=())
-    fitted = found.timed
-    _search(one, devices, found, keep)
-    unfit = 0 if found.timed > fitted else unfit + 1
-    if unfit > BATCHES_THAT_DO_NOT_FIT and found.timed:
-      return
-
-
 def _search(question: Question, devices: int, found: Found, keep: int) -> None:
   for family in families(question.space):
     rows = legal_rows(question, devices, family)
     found.rejected += rows.rejected
-    for chunk in _chunks(rows.columns):
+    for chunk in _chunks(rows.columns, max(ROWS_AT_ONCE, PLANS_AT_ONCE // question.space.choices)):
       _price(question, devices, family, chunk, found, keep * len(question.space.orders))
 
 
@@ -175,9 +162,9 @@ def distinct(candidates: list[Candidate]) -> list[Candidate]:
   return kept
 
 
-def _chunks(columns: dict[str, Column]) -> Iterator[dict[str, Column]]:
-  for start in range(0, len(columns[STAGE]), ROWS_AT_ONCE):
-    yield {name: column[start : start + ROWS_AT_ONCE] for name, column in columns.items()}
+def _chunks(columns: dict[str, Column], rows: int) -> Iterator[dict[str, Column]]:
+  for start in range(0, len(columns[STAGE]), rows):
+    yield {name: column[start : start + rows] for name, column in columns.items()}
 
 
 def _price(question: Question, devices: int, family: Family, columns: dict[str, Column], found: Found, keep: int):
@@ -245,13 +232,13 @@ class Block:
     sizes = {name: int(column[row]) for name, column in self.columns.items()}
     seconds, choice = float(step_s.flat[place]), (schedule, remat, zero)
     return Candidate(
-      score=score(self.question, self.devices, seconds),
+      score=score(self.question, self.devices, sizes[BATCH], seconds),
       step_s=seconds,
       memory_bytes=float(used.flat[place]),
       features=self._features(sizes, choice),
       devices=self.devices,
       family=self.family,
-      sizes={"batch": self.question.job.batch, **sizes},
+      sizes=sizes,
       choice=choice,
     )
 
@@ -268,16 +255,20 @@ class Block:
     return sum(used) + sum(one != other for one, other in zip(others, firsts, strict=True))
 
 
-def score(question: Question, devices: int, step_s: float) -> float:
+def score(question: Question, devices: int, batch: int, step_s: float) -> float:
   """What the objective minimises."""
-  tokens = question.job.batch * question.job.query_length
   match question.objective:
     case "latency":
       return step_s
     case "throughput" | "cost":
-      return step_s * devices / tokens
+      return step_s * devices / (batch * question.job.query_length)
     case "devices":
       return devices
+
+
+def rank(question: Question, batch: Any, step_s: Any) -> Any:
+  """What orders plans on as many devices as the objective does."""
+  return step_s / batch if question.objective in ("throughput", "cost") else step_s
 
 
 def _time(place: Block, used: Any, fits: Any, found: Found, keep: int) -> None:
@@ -288,14 +279,16 @@ def _time(place: Block, used: Any, fits: Any, found: Found, keep: int) -> None:
     step_s = np.broadcast_to(pricing.step_s(block, question.assumptions), used.shape)
   step_s = np.where(fits, step_s, np.inf)
   found.fastest = _lesser(found.fastest, place.least(step_s, used, step_s), lambda c: c.step_s)
-  for reason, longest_s in _limits(question, place.devices):
+  for reason, longest_s in _limits(question, place.devices, block.batch):
     if reason == TOO_FEW_TOKENS:
-      found.busiest = _lesser(found.busiest, place.least(step_s, used, step_s), lambda c: c.device_s_per_sequence)
+      busiest = place.least(step_s / block.batch, used, step_s)
+      found.busiest = _lesser(found.busiest, busiest, lambda c: c.device_s_per_sequence)
     late = np.isfinite(step_s) & (step_s > longest_s)
     found.rejected[reason] += int(late.sum())
     step_s = np.where(late, np.inf, step_s)
   found.fitting += int(np.isfinite(step_s).sum())
-  added = [place.candidate(int(i), used, step_s) for i in _least(step_s, used, keep)]
+  ranks = rank(question, block.batch, step_s)
+  added = [place.candidate(int(i), used, step_s) for i in _least(ranks, step_s, used, keep)]
   found.best = heapq.nsmallest(keep, itertools.chain(found.best, added))
   if found.see is not None:
     found.see(place, used, step_s)
@@ -305,17 +298,17 @@ def _lesser(one: Candidate | None, other: Candidate | None, number: Callable[[Ca
   return min(filter(None, (one, other)), key=number, default=None)
 
 
-def _least(step_s: Any, used: Any, keep: int) -> Any:
-  """Places of the `keep` shortest times that are finite; of equal ones, of the least memory."""
-  last = np.partition(step_s, min(keep, step_s.size) - 1, axis=None)[min(keep, step_s.size) - 1]
-  near = np.flatnonzero((step_s <= last) & np.isfinite(step_s))
-  return near[np.lexsort((used.flat[near], step_s.flat[near]))][:keep]
+def _least(ranks: Any, step_s: Any, used: Any, keep: int) -> Any:
+  """Places of the `keep` least ranks that are finite; of equal ones, of the shortest time, then of the least memory."""
+  last = np.partition(ranks, min(keep, ranks.size) - 1, axis=None)[min(keep, ranks.size) - 1]
+  near = np.flatnonzero((ranks <= last) & np.isfinite(step_s))
+  return near[np.lexsort((used.flat[near], step_s.flat[near], ranks.flat[near]))][:keep]
 
 
-def _limits(question: Question, devices: int) -> Iterator[tuple[str, float]]:
+def _limits(question: Question, devices: int, batch: Any) -> Iterator[tuple[str, Any]]:
   """(reason, longest step that keeps the limit), the limit of tokens last."""
   limits, job = question.constraints, question.job
   if limits.max_step_s is not None:
     yield TOO_SLOW, limits.max_step_s
   if limits.min_tokens_per_s_per_device is not None:
-    yield TOO_FEW_TOKENS, job.batch * job.query_length / devices / limits.min_tokens_per_s_per_device
+    yield TOO_FEW_TOKENS, batch * job.query_length / devices / limits.min_tokens_per_s_per_device
