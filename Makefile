@@ -8,7 +8,7 @@ BIN := .venv/bin
 OLDEST := .venv-oldest
 PYTEST := -m pytest -n 2
 
-.PHONY: docs demo test test-all test-oldest check format format-check lint types bench accuracy schedules clean
+.PHONY: docs plans demo test test-all test-oldest check format format-check lint types bench accuracy schedules clean
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
@@ -42,6 +42,10 @@ types: .venv/installed-dev
 # Fills the documents that show what commands print.
 docs: .venv/installed
 	$(BIN)/python docs/generate.py
+
+# Searches again for the deployments of the catalogue that `jaxmoe plan` found.
+plans: .venv/installed
+	$(BIN)/python docs/planned.py
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/demo_parts.py

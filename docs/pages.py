@@ -10,9 +10,9 @@ import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 
-from jaxmoe.config.catalogue import deployment_names, load_deployment
+from jaxmoe.config.catalogue import deployment_names, document_names, load_deployment
 from jaxmoe.report import units
-from jaxmoe.report.rules import REWRITES, RULES, allowed
+from jaxmoe.report.rules import FAULTS, REWRITES, RULES, allowed
 
 FOLDER = "docs/deployments"
 TABLE = re.compile(r"<!-- table of: (?P<name>\w+) -->\n(?P<old>.*?)<!-- end of table -->", re.DOTALL)
@@ -48,13 +48,13 @@ a browser: [{name}.html]({name}.html).
 
 def names(suffix: str = "md") -> list[str]:
   """The pages, from the root of the repository."""
-  return [f"{FOLDER}/{name}.{suffix}" for name in deployment_names()]
+  return [f"{FOLDER}/{name}.{suffix}" for name in document_names()]
 
 
 def write_outlines(root: pathlib.Path) -> None:
   """Every page without its output."""
   (root / FOLDER).mkdir(exist_ok=True)
-  for name in deployment_names():
+  for name in document_names():
     d = load_deployment(name)
     devices = d.strategy.devices
     (root / FOLDER / f"{name}.md").write_text(
@@ -75,6 +75,10 @@ def _rules() -> str:
   return _markdown(["compared", "allowed", "why"], [(rule.what, allowed(rule), rule.reason) for rule in RULES])
 
 
+def _faults() -> str:
+  return _markdown(["lies in", "because"], list(FAULTS.items()))
+
+
 def _rewrites() -> str:
   return _markdown(["rewrite", "meaning"], [(f"`{name}`", meaning) for name, meaning in REWRITES.items()])
 
@@ -90,7 +94,7 @@ def _result(name: str) -> tuple[str, ...]:
   found = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
   checks, needed = found["checks"], found["memory_bytes"]["needed_bytes"]
   return (
-    f"[{name}](deployments/{name}.md)",
+    f"[{name}](deployments/{name}.md)" if name in document_names() else name,
     str(found["devices"]),
     f"{sum(check['ok'] for check in checks)} of {len(checks)}",
     units.percent(max(abs(check["relative_error"]) for check in checks)),
@@ -105,4 +109,4 @@ def _markdown(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
   return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-TABLES = {"rules": _rules, "rewrites": _rewrites, "results": _results}
+TABLES = {"rules": _rules, "faults": _faults, "rewrites": _rewrites, "results": _results}

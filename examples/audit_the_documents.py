@@ -55,13 +55,13 @@ tp8_pp4_ep4_dp4: 39 of 52 claims are consistent
 
 from collections import Counter
 
-from jaxmoe.config.catalogue import deployment_names, load_deployment
+from jaxmoe.config.catalogue import document_names, load_deployment
 from jaxmoe.planner.amount import shown
 from jaxmoe.planner.audit import Verdict, audit, requirements
 
 GRAVE = (Verdict.IMPOSSIBLE, Verdict.CONTRADICTS_DOCUMENT)
 
-for name in deployment_names():
+for name in document_names():
   deployment = load_deployment(name)
   findings = audit(deployment)
   counts = Counter(finding.verdict for finding in findings)

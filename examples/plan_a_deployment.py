@@ -4,11 +4,11 @@ Expected output:
 
 ep64_tp2: 1 data x 1 stage x 64 expert x 2 tensor = 128 devices
 parameters: 4,430,267,392 total, 269,517,824 active
-memory of one device: 247 MiB of 59.6 GiB
+memory of one device: 251 MiB of 59.6 GiB
   parameters   98.1 MiB
   cache        64.0 MiB
   dispatch     40.0 MiB
-step: 20.4 ms, bound by exchange; 6.44 M tokens/s
+step: 10.6 ms, bound by exchange; 12.3 M tokens/s
 rank 127 holds layers 0-15, expert 63, width part 1
 """
 

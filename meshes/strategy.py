@@ -120,7 +120,8 @@ class Strategy(Folding):
   @property
   def product(self) -> str:
     """The device count written out, `4 data x 4 stage x 4 expert x 8 tensor = 512 devices`."""
-    return " x ".join(f"{self.size(axis)} {axis}" for axis in AXES) + f" = {self.devices} devices"
+    devices = f"{self.devices} device" + "s" * (self.devices > 1)
+    return " x ".join(f"{self.size(axis)} {axis}" for axis in AXES) + f" = {devices}"
 
 
 def _choices(options: tuple[tuple[str, ...], ...]) -> str:

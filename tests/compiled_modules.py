@@ -1,12 +1,22 @@
-"""Programs for the tests of `jaxmoe.xla`, compiled for fake CPU devices."""
+"""Programs for the tests of `jaxmoe.xla`, compiled for fake CPU devices, or for TPUs and GPUs that are not here."""
+
+import functools
+import importlib.util
 
 import jax
-from jax.sharding import AxisType
+import numpy as np
+import pytest
+from jax.sharding import AxisType, SingleDeviceSharding
 
+from jaxmoe.meshes.build import cuda_devices, topology_devices
+from jaxmoe.xla import cuda
 from jaxmoe.xla.hlo import Module
 from jaxmoe.xla.partitioned import compile_with_partitioned
 
 STAGES = ("partitioned", "optimised")
+WITH_TPU = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="the extra tpu is not installed")
+WITH_CUDA = pytest.mark.skipif(cuda.missing() is not None, reason="the extra cuda-compile is not installed")
+TARGETS = ("cpu", pytest.param("tpu", marks=WITH_TPU), pytest.param("cuda", marks=WITH_CUDA))
 
 
 def modules(function, *arguments, **jit_options) -> dict[str, Module]:
@@ -16,6 +26,29 @@ def modules(function, *arguments, **jit_options) -> dict[str, Module]:
   return {"partitioned": partitioned, "optimised": Module.from_compiled(compiled)}
 
 
-def mesh(**sizes: int) -> jax.sharding.Mesh:
+def modules_on(target: str, function, *arguments, **jit_options) -> dict[str, Module]:
+  """The same for one device of a target; arguments that are shapes of shards lie where they say."""
+  one = SingleDeviceSharding(devices(target)[0])
+  return modules(function, *(jax.tree.map(lambda x: _placed(x, one), y) for y in arguments), **jit_options)
+
+
+def _placed(x, one):
+  if isinstance(x, jax.ShapeDtypeStruct) and x.sharding is not None:
+    return x
+  return jax.ShapeDtypeStruct(np.shape(x), jax.dtypes.result_type(x), sharding=one)
+
+
+@functools.cache
+def devices(target: str) -> list:
+  """Eight: fake ones, or those of a TPU v5e slice or of a host of H200."""
+  if target == "tpu":
+    return topology_devices("v5e:2x4")
+  return cuda_devices("h200", hosts=1, gpus=8) if target == "cuda" else jax.devices()
+
+
+def mesh(target: str = "cpu", /, **sizes: int) -> jax.sharding.Mesh:
   """`mesh(x=2, y=4)`, with Auto axes."""
-  return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
+  if target == "cpu":
+    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
+  grid = np.array(devices(target)).reshape(tuple(sizes.values()))
+  return jax.sharding.Mesh(grid, tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))

@@ -5,11 +5,21 @@ import pathlib
 import shutil
 import tempfile
 
+import hypothesis
 import pytest
+
+from jaxmoe.xla import cuda
+
+# A machine that is busy with other tests is no fault of the example that was drawn.
+hypothesis.settings.register_profile("busy", deadline=None)
+hypothesis.settings.load_profile("busy")
 
 # Tests compile far more than they compute: machine code without LLVM's optimisations halves their time.
 FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}".strip()
+if cuda.missing() is None:  # some tests compile for GPUs that are not here
+  os.environ["XLA_FLAGS"] += f" {cuda.flags()}"
+  os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"
 os.environ["JAX_PLATFORMS"] = "cpu"
 CACHE = tempfile.mkdtemp(prefix="jaxmoe-tests-")
 os.environ["JAXMOE_CACHE_DIR"] = CACHE  # never the user's own

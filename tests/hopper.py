@@ -5,6 +5,7 @@ import contextlib
 import jax
 import jax.numpy as jnp
 import kernel_oracle as oracle
+import numpy as np
 
 from jaxmoe.kernels.hopper import legs
 from jaxmoe.kernels.hopper.device import Device
@@ -13,13 +14,19 @@ SMALL = Device("NVIDIA H200", 3)  # three processors, so that each takes several
 D, F = 128, 192
 
 
+def columns(leg: str) -> int:
+  """Width of an expert: FP8 weights need a multiple of 128."""
+  return 256 if leg == "matmul_scaled" else F
+
+
 def operands(leg: str, rows: int, sizes, dtype):
   """Arguments of a leg; rows past the sum are NaN, which nothing may see."""
-  E = len(sizes)
+  E, F = len(sizes), columns(leg)
   x_ND, y_NF, gate_EDF, up_EDF = oracle.draw(0, dtype, (rows, D), (rows, F), (E, D, F), (E, D, F))
   owned = jnp.arange(rows)[:, None] < sum(sizes)
   x_ND, y_NF = (jnp.where(owned, array, jnp.nan) for array in (x_ND, y_NF))
   gate_EDF, up_EDF, sizes_E = gate_EDF / 8, up_EDF / 8, jnp.array(sizes, jnp.int32)
+  scale_EF = jnp.exp(oracle.draw(1, "float32", (E, F))[0])
   return {
     "matmul": (x_ND, gate_EDF, sizes_E),
     "matmul_transposed": (y_NF, gate_EDF, sizes_E),
@@ -27,6 +34,7 @@ def operands(leg: str, rows: int, sizes, dtype):
     "weight_gradient": (x_ND, y_NF, sizes_E),
     "gated_up": (x_ND, gate_EDF, up_EDF, sizes_E),
     "up": (x_ND, up_EDF, sizes_E),
+    "matmul_scaled": (x_ND, gate_EDF.astype("float8_e4m3fn"), scale_EF, sizes_E),
   }[leg]
 
 
@@ -41,6 +49,9 @@ def wanted(leg: str, arguments, activation="silu"):
     x_ND, y_NF = arrays
     weights = jnp.zeros((len(sizes), x_ND.shape[1], y_NF.shape[1]))
     return (oracle.grouped_matmul_gradients(x_ND, weights, sizes, y_NF)[1],)
+  if leg == "matmul_scaled":
+    x_ND, w_EDF, scale_EF = (np.asarray(array).astype(np.float64) for array in arrays)
+    return (oracle.grouped_matmul(x_ND, w_EDF * scale_EF[:, None, :], sizes),)
   if leg == "matmul":
     return (oracle.grouped_matmul(*arrays, sizes),)
   pairs = [arrays] if leg == "matmul_transposed" else zip(*arrays, strict=True)

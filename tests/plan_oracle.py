@@ -32,13 +32,9 @@ class Priced:
     return self.deployment.job.batch * self.deployment.job.query_length
 
   def score(self, objective):
-    """What is least in the best plan; of equal ones the faster is better."""
-    of_objective = {
-      "latency": self.step_s,
-      "throughput": self.step_s * self.devices / self.tokens,
-      "cost": self.step_s * self.devices / self.tokens,
-      "devices": self.devices,
-    }
+    """What is least in the best plan, a token's device-seconds to a thousandth; of equal ones the faster is better."""
+    each = math.exp(round(1000 * math.log(self.step_s * self.devices / self.tokens)) / 1000)
+    of_objective = {"latency": self.step_s, "throughput": each, "cost": each, "devices": self.devices}
     return of_objective[objective], self.step_s
 
 
@@ -105,6 +101,8 @@ def deployments(question, counts=None):
   """Every legal one, repetitions included."""
   for devices in counts or counts_of(question.devices, question.objective):
     for strategy in strategies(devices, question.space):
+      if question.space.equal_stages and question.model.num_layers % strategy.stage:
+        continue
       for job in jobs(question, strategy):
         try:
           yield Deployment(

@@ -9,7 +9,7 @@ import pytest
 from plans import edited
 
 from jaxmoe.cli.main import main
-from jaxmoe.config.catalogue import deployment_names, load_deployment
+from jaxmoe.config.catalogue import document_names, load_deployment
 from jaxmoe.planner.amount import exact, shown
 from jaxmoe.planner.audit import RULES, Verdict, audit, requirements, rule_of
 from jaxmoe.planner.audit_places import NUMBERED_RULES
@@ -18,7 +18,7 @@ from jaxmoe.planner.checks import Missing
 from jaxmoe.planner.own_plan import own_plans
 from jaxmoe.report import audit as report
 
-DOCUMENTS = {name: load_deployment(name) for name in deployment_names()}
+DOCUMENTS = {name: load_deployment(name) for name in document_names()}
 FINDINGS = {(name, finding.claim): finding for name, d in DOCUMENTS.items() for finding in audit(d)}
 CONSISTENT = [key for key, finding in FINDINGS.items() if finding.verdict == Verdict.CONSISTENT]
 CONTRADICTED = [

@@ -1,5 +1,6 @@
 """How busy experts are: by a factor, a power law or measured rows; in time, in memory, for one plan and for many."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -8,6 +9,9 @@ import tiny
 
 from jaxmoe.cli.main import main
 from jaxmoe.config.assumptions import Assumptions
+from jaxmoe.config.catalogue import load_deployment
+from jaxmoe.config.plan_form import deployment_text
+from jaxmoe.cost.estimate import estimate
 from jaxmoe.cost.load import load_of
 from jaxmoe.cost.memory import memory
 from jaxmoe.cost.plans import Plans, StrategyColumns
@@ -15,6 +19,8 @@ from jaxmoe.cost.time import step_time
 from jaxmoe.meshes.axes import EXPERT, TENSOR
 from jaxmoe.meshes.errors import UsageError
 from jaxmoe.meshes.strategy import Strategy
+from jaxmoe.report import units
+from jaxmoe.report.estimate import uneven_load
 
 ROWS = (4.0, 2.0, 1.0, 1.0, 5.0, 1.0, 1.0, 1.0)  # 16 in all; pairs 6 2 6 2, halves 8 8
 
@@ -88,6 +94,33 @@ def test_an_uneven_load_slows_the_best_plan(tmp_path, capsys):
   assert steps[0] < min(steps[1:])
 
 
+def test_what_the_busiest_device_costs_is_shown(tmp_path, capsys):
+  """In time and in memory, beside the same plan with an even load."""
+  even = dataclasses.replace(tiny.deployment(Strategy(expert=4), transport="ragged"), model=tiny.model(d_expert=1024))
+  d = dataclasses.replace(even, assumptions=Assumptions(popularity=ROWS))
+  hot, cold = estimate(d), estimate(even)
+  s, size = hot.time.total_s - cold.time.total_s, hot.memory.total - cold.memory.total
+  assert s > 0 and size > 0
+  costs = f"{units.seconds(s)} of the step and {units.bytes_(size)} of its memory"
+  assert uneven_load(hot) == f"1.5 times the mean rows of a device, which costs {costs}"
+  assert uneven_load(cold) == ""
+  for other, shown in ((d, True), (even, False)):
+    (tmp_path / "plan.yaml").write_text(deployment_text(other))
+    assert main(["estimate", str(tmp_path / "plan.yaml")]) == 0
+    assert ("1.5 times the mean rows of a device, which costs " in capsys.readouterr().out) is shown
+
+
+def test_the_guide_says_what_the_busiest_device_costs(tmp_path):
+  question = "plan --model deepseek-v3 --cluster dgx_h100 --devices 64 --job decode --batch 256 --transport ragged"
+  guides: list[str] = []
+  for load in ("1", "1.5"):
+    assert main([*question.split(), "--load", load, "--out", str(tmp_path / load)]) == 0
+    guides.append((tmp_path / load / "deployment_guide.md").read_text())
+  d = load_deployment(str(tmp_path / "1.5" / "plan.yaml"))
+  assert "experts get as many rows as any." in guides[0]
+  assert "1.5 times the mean" in uneven_load(estimate(d)) and f"experts get {uneven_load(estimate(d))}." in guides[1]
+
+
 @pytest.mark.parametrize(
   "load, words",
   [
@@ -114,6 +147,7 @@ def test_a_load_that_means_nothing(load, words, tmp_path, monkeypatch, capsys):
   assert main([*PLAN, "--load", load]) == 2
   out, err = capsys.readouterr()
   assert out == "" and words in err and err.count("\n") == 1
+  assert "assumptions." not in err  # which is a file's field, where an option was given
 
 
 def test_an_exponent_must_be_above_one():

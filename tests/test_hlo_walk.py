@@ -8,6 +8,7 @@ import pytest
 from compiled_modules import STAGES, modules
 from jax import lax
 from jax.experimental.compilation_cache import compilation_cache
+from known_programs import choice, step
 
 from jaxmoe.xla import scopes
 from jaxmoe.xla.flops import matmul_flops
@@ -26,44 +27,7 @@ def executions(module, declared=None, opcode="dot"):
   return sum(visit.count for visit in found), any(visit.bound for visit in found)
 
 
-def repeat(times, body, x):
-  return lax.scan(lambda x, _: (body(x), None), x, None, length=times)[0]
-
-
-def step(x):
-  return jnp.tanh(x @ x)
-
-
 X = jnp.ones((8, 8))
-
-
-@pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize(
-  "program, dots",
-  [
-    (step, 1),
-    (lambda x: repeat(5, step, x), 5),
-    (lambda x: repeat(3, lambda x: repeat(7, step, step(x)), x), 3 * (1 + 7)),
-    (lambda x: lax.fori_loop(2, 11, lambda _, x: step(x), x), 9),
-    (lambda x: lax.fori_loop(0, 6, lambda i, x: x + step(x) * i, x), 6),
-    (lambda x: lax.scan(lambda x, _: (step(x), x), x, None, length=4, reverse=True), 4),
-    (lambda x: lax.while_loop(lambda c: c[0] < 10, lambda c: (c[0] + 3, step(c[1])), (1, x)), 3),
-    (lambda x: lax.while_loop(lambda c: c[0] > 0, lambda c: (c[0] - 2, step(c[1])), (7, x)), 4),
-    (lambda x: lax.while_loop(lambda c: c[0] >= c[2], lambda c: (c[0] - 2, step(c[1]), c[2]), (8, x, 0)), 5),
-    (lambda x: lax.fori_loop(0, 4, lambda _, x: lax.fori_loop(0, 5, lambda _, x: step(x), x), x), 20),
-  ],
-)
-def test_loops_multiply(program, dots, stage):
-  assert executions(modules(program, X)[stage]) == (dots, False)
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_remat_in_a_scan_by_hand(stage):
-  def loss(x, w):
-    return repeat(6, jax.checkpoint(lambda x: jnp.sin(jnp.sin(x @ w) @ w)), x).sum()
-
-  # 2 forward, the same 2 recomputed, and for each of them one for x and one for w.
-  assert executions(modules(jax.grad(loss, (0, 1)), X, X)[stage]) == (6 * (2 + 2 + 4), False)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -76,13 +40,6 @@ def test_unknown_trip_count_is_an_error_until_declared(stage):
   with pytest.raises(UnknownTripCount, match="while"):
     executions(module)
   assert executions(module, Declared(trip_counts={"until_small": 2.5})) == (2.5, False)
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_trip_count_from_an_argument_is_an_error(stage):
-  module = modules(lambda x, n: lax.fori_loop(0, n, lambda _, x: step(x), x), X, 5)[stage]
-  with pytest.raises(UnknownTripCount):
-    executions(module)
 
 
 def test_bound_that_moves_is_an_error():
@@ -148,19 +105,9 @@ def test_loop_that_never_moves_is_an_error():
     loop(0, 1, "LT", 4, carried="i")
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_conditional_takes_the_heaviest_branch_and_says_so(stage):
-  def program(x):
-    with jax.named_scope("choice"):
-      branches = [lambda x: x, lambda x: step(step(x)), step]
-      return repeat(4, lambda x: lax.switch(jnp.int32(x[0, 0]), branches, x), x)
-
-  module = modules(program, X)[stage]
-  assert executions(module) == (4 * 2, True)
-  declared = Declared(branch_shares={"choice": (0.5, 0.25, 0.25)})
-  assert executions(module, declared) == (pytest.approx(4 * (0.25 * 2 + 0.25)), False)
+def test_shares_that_are_not_those_of_the_branches_are_refused():
   with pytest.raises(ValueError, match="3 shares"):
-    executions(module, Declared(branch_shares={"choice": (0.5, 0.5)}))
+    executions(modules(choice, X)["partitioned"], Declared(branch_shares={"choice": (0.5, 0.5)}))
 
 
 def test_undeclared_custom_call_is_an_error_naming_it():
@@ -204,7 +151,7 @@ def test_scope_path(op_name, path):
 
 
 def test_source_names_this_file():
-  module = modules(step, X)["partitioned"]
+  module = modules(lambda x: x @ x, X)["partitioned"]
   (dot,) = [x for x in module.entry.instructions if x.opcode == "dot"]
   file, line = module.source(dot).rsplit(":", 1)
   assert pathlib.Path(file).name == pathlib.Path(__file__).name
@@ -242,17 +189,6 @@ def test_partitioned_program_despite_a_persistent_cache(tmp_path):
     for name, value in before.items():
       jax.config.update(name, value)
     compilation_cache.reset_cache()
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_loop_may_declare_its_expected_and_largest_trips_in_its_scope(stage):
-  def loop(x, n):
-    with jax.named_scope("loop[expected=2.5,max=7]"):
-      return jax.lax.fori_loop(0, n, lambda _, y: y @ y, x)
-
-  module = modules(loop, jnp.ones((8, 8)), 3)[stage]
-  assert executions(module) == (2.5, False)
-  assert executions(module, Declared(at_most=True)) == (7, False)
 
 
 KERNEL = """HloModule kernel, num_partitions=1

@@ -11,11 +11,11 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from jaxmoe.kernels.expert_ffn import expert_ffn
-from jaxmoe.kernels.hopper import compat, legs
+from jaxmoe.kernels.hopper import compat, config, legs
 from jaxmoe.kernels.hopper.config import TileShape
 from jaxmoe.kernels.hopper.device import Device
 
-LEGS = ("matmul", "matmul_transposed", "matmuls_transposed", "weight_gradient", "gated_up", "up")
+LEGS = ("matmul", "matmul_scaled", "matmul_transposed", "matmuls_transposed", "weight_gradient", "gated_up", "up")
 MIXED = (100, [30, 0, 1, 50, 7])
 PATTERNS = {
   "nothing": (40, [0, 0, 0]),
@@ -56,7 +56,7 @@ def test_all_patterns(leg, pattern):
   hopper.check(leg, *oracle.PATTERNS[pattern])
 
 
-@pytest.mark.parametrize("leg", ["matmul", "matmul_transposed", "gated_up", "weight_gradient"])
+@pytest.mark.parametrize("leg", config.LEGS)
 @pytest.mark.parametrize("name", ["low", "few stages"])
 def test_tile_shapes(leg, name, monkeypatch):
   monkeypatch.setattr(hopper, "F", 256)
@@ -65,7 +65,7 @@ def test_tile_shapes(leg, name, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("leg", ["matmul", "matmul_transposed", "gated_up", "weight_gradient"])
+@pytest.mark.parametrize("leg", config.LEGS)
 @pytest.mark.parametrize("name", ["narrow", "high"])
 def test_more_tile_shapes(leg, name, monkeypatch):
   monkeypatch.setattr(hopper, "F", 256)
@@ -82,9 +82,44 @@ def test_activation_without_gate():
   hopper.check("up", *MIXED, activation="gelu")
 
 
-@pytest.mark.parametrize("leg", ["gated_up", "weight_gradient"])
+@pytest.mark.parametrize("leg", ["gated_up", "matmul_scaled", "weight_gradient"])
 def test_float16(leg):
   hopper.check(leg, *MIXED, dtype="float16")
+
+
+@pytest.mark.parametrize("weights", ["float8_e4m3fn", "float8_e5m2"])
+@pytest.mark.parametrize("rows", ["bfloat16", "float16"])
+def test_every_fp8_value_is_widened_exactly(weights, rows):
+  """Each row picks one of the 256 patterns of bits: what is finite comes back, twice as large."""
+  patterns = jax.lax.bitcast_convert_type(jnp.arange(256, dtype="uint8"), weights)
+  values = np.asarray(patterns).astype(np.float64)
+  finite = np.isfinite(values) & (np.abs(values) < 2**15)  # twice the value must fit 16 bits
+  w_EDF = jnp.zeros((1, 256, 128), weights).at[0, :, 5].set(jnp.where(finite, patterns, 0))
+  arguments = jnp.eye(256, dtype=rows), w_EDF, jnp.full((1, 128), 2.0), jnp.array([256])
+  (got,) = hopper.run("matmul_scaled", arguments)
+  assert finite.sum() >= 240
+  np.testing.assert_array_equal(np.asarray(got[:, 5]).astype(np.float64), np.where(finite, 2 * values, 0))
+
+
+def test_feed_forward_of_fp8_weights():
+  """The public function: a scale an expert for the gate, one a column for the others."""
+  rows, sizes = MIXED
+  E, D, F = len(sizes), 128, 128
+  x_ND, gate, up, down = oracle.draw(0, "bfloat16", (rows, D), (E, D, F), (E, D, F), (E, F, D))
+  weights = [w.astype("float8_e4m3fn") for w in (gate, up, down)]
+  scales = tuple(jnp.exp(s / 2) / 8 for s in oracle.draw(1, "float32", (E,), (E, F), (E, D)))
+  with hopper.target(processors=4):
+    got = expert_ffn(x_ND, *weights, jnp.array(sizes), activation="silu", scales=scales, implementation="hopper")
+  wide = [
+    np.asarray(w).astype(np.float64) * np.asarray(s).reshape(E, 1, -1) for w, s in zip(weights, scales, strict=True)
+  ]
+  oracle.assert_close(got, oracle.expert_ffn(x_ND, *wide, sizes, "silu"), "bfloat16", factor=3)
+
+
+def test_scale_of_the_last_expert_stays_out_of_rows_past_the_sum():
+  x_ND, w_EDF, scale_EF, sizes_E = hopper.operands("matmul_scaled", *MIXED, "bfloat16")
+  (y_NF,) = hopper.run("matmul_scaled", (x_ND, w_EDF, scale_EF.at[-1].set(jnp.nan), sizes_E))
+  assert np.isnan(y_NF[81:88]).all() and not np.any(y_NF[88:]) and np.isfinite(y_NF[:81]).all()
 
 
 @pytest.mark.parametrize("processors", [1, 8])
@@ -147,7 +182,10 @@ def test_refusals():
   half = (array.astype("bfloat16") for array in (x_ND, w_EDF))
   with pytest.raises(NotImplementedError, match=r"need an NVIDIA .*H200.*, got cpu"):
     legs.matmul(*half, sizes_E)
-  with pytest.raises(NotImplementedError, match="dtype of the rows, got float8"):
-    legs.matmul_scaled(x_ND, w_EDF.astype("float8_e4m3fn"), np.ones((5, hopper.F)), sizes_E)
+  with pytest.raises(NotImplementedError, match="bfloat16 or float16, got float32; cast"):
+    legs.matmul_scaled(x_ND, w_EDF.astype("float8_e4m3fn"), np.ones((5, hopper.F)), sizes_E, device=hopper.SMALL)
+  with pytest.raises(NotImplementedError, match=r"one of 128 for .* FP8 weights, got 128 and 192"):
+    rows = jnp.ones(x_ND.shape, "bfloat16")
+    legs.matmul_scaled(rows, w_EDF.astype("float8_e4m3fn"), np.ones((5, hopper.F)), sizes_E, device=hopper.SMALL)
   with pytest.raises(ValueError, match="does not divide"):
     hopper.run("matmul", hopper.operands("matmul", *MIXED, "bfloat16"), shape=TileShape(width=256))

@@ -11,7 +11,13 @@ from jaxmoe.kernels.expert_ffn import expert_ffn
 from jaxmoe.kernels.hopper import config, legs
 
 N, D, F, E = 4096, 1024, 2304, 8  # 2304 = 9 * 256 = 12 * 192
-SIDES = {"matmul": (D, F), "gated_up": (D, F), "matmul_transposed": (F, D), "weight_gradient": (D, F)}
+SIDES = {
+  "matmul": (D, F),
+  "matmul_scaled": (D, F),
+  "gated_up": (D, F),
+  "matmul_transposed": (F, D),
+  "weight_gradient": (D, F),
+}
 
 
 def lowered(function, *shapes):
@@ -24,6 +30,7 @@ def arguments_of(leg, dtype="bfloat16"):
   x, y, w, sizes = ((N, D), dtype), ((N, F), dtype), ((E, D, F), dtype), ((E,), "int32")
   return {
     "matmul": (x, w, sizes),
+    "matmul_scaled": (x, ((E, D, F), "float8_e4m3fn"), ((E, F), "float32"), sizes),
     "matmul_transposed": (y, w, sizes),
     "gated_up": (x, w, w, sizes),
     "up": (x, w, sizes),
@@ -36,13 +43,13 @@ def call(leg, activation="silu", **options):
   return lambda *arrays: getattr(legs, leg)(*arrays, *more, **options)
 
 
-@pytest.mark.parametrize("leg", ["matmul", "matmul_transposed", "gated_up", "up", "weight_gradient"])
+@pytest.mark.parametrize("leg", [*SIDES, "up"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_lowers_for_cuda(leg, dtype):
   assert re.search("mosaic_gpu", lowered(call(leg), *arguments_of(leg, dtype)))
 
 
-@pytest.mark.parametrize("leg", ["gated_up", "weight_gradient"])
+@pytest.mark.parametrize("leg", ["gated_up", "matmul_scaled", "weight_gradient"])
 def test_lowers_where_integers_have_64_bits(leg):
   with jax.enable_x64(True):
     lowered(call(leg), *arguments_of(leg))
@@ -57,12 +64,13 @@ def test_every_candidate_fits_shared_memory(leg):
     lowered(call(leg, shape=shape), *arguments_of(leg))
 
 
-def test_one_stage_more_does_not_fit():
+@pytest.mark.parametrize("leg", ["matmul", "matmul_scaled"])
+def test_one_stage_more_does_not_fit(leg):
   shape = config.TileShape(stages=5)
-  assert not shape.serves("matmul", D, F)
+  assert not shape.serves(leg, D, F)
   with pytest.MonkeyPatch.context() as patch, pytest.raises(ValueError, match="shared memory"):
     patch.setattr(config.TileShape, "serves", lambda *_: True)
-    lowered(call("matmul", shape=shape), *arguments_of("matmul"))
+    lowered(call(leg, shape=shape), *arguments_of(leg))
 
 
 def test_layer_and_its_gradients_lower():

@@ -12,7 +12,7 @@ import jax
 import pytest
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from jaxmoe.kernels.hopper import compat, ring, rows, staging, weights
+from jaxmoe.kernels.hopper import compat, ring, rows, scaled, staging, weights
 from jaxmoe.kernels.hopper.config import TileShape
 
 # Some tiles full, some not; several turns a processor.
@@ -92,6 +92,31 @@ def zeros_start_a_row_late(patch):
   patch.setattr(weights, "zero_outside", lambda s, low, high, consumer: zero_outside(s, low, high + 1, consumer))
 
 
+def widened_weights_share_a_buffer(patch):
+  """The next step's are written while this one's are multiplied."""
+  patch.setattr(scaled, "WIDENED", 1)
+
+
+def consumers_do_not_await_each_others_weights(patch):
+  widen, wait = scaled.widen, plgpu.barrier_wait
+
+  def then_skip_a_wait(*args):
+    widen(*args)
+    patch.setattr(plgpu, "barrier_wait", lambda _: patch.setattr(plgpu, "barrier_wait", wait))
+
+  patch.setattr(scaled, "widen", then_skip_a_wait)
+
+
+def a_consumer_widens_the_others_half(patch):
+  widen = scaled.widen
+  patch.setattr(scaled, "widen", lambda narrow_s, wide_s, consumer: widen(narrow_s, wide_s, 0 * consumer))
+
+
+def scales_are_of_the_next_columns(patch):
+  scales = scaled.column_scales
+  patch.setattr(scaled, "column_scales", lambda s, group, column, width: scales(s, group, width - column, width))
+
+
 FAULTS = [
   (store_waits_for_no_copy, "gated_up", RACE),
   (last_copy_is_not_awaited, "matmul", "Not all copy_smem_to_gmem .* completed"),
@@ -106,13 +131,18 @@ FAULTS = [
   (stage_is_read_unfilled, "matmul_transposed", RACE_OR_WHAT_IT_DOES),
   (consumers_do_not_await_each_others_zeros, "weight_gradient", RACE_OR_WHAT_IT_DOES),
   (zeros_start_a_row_late, "weight_gradient", WRONG),
+  (written_memory_is_not_committed, "matmul_scaled", RACE),
+  (stage_is_refilled_unread, "matmul_scaled", RACE_OR_WHAT_IT_DOES),
+  (widened_weights_share_a_buffer, "matmul_scaled", RACE_OR_WHAT_IT_DOES),
+  (consumers_do_not_await_each_others_weights, "matmul_scaled", RACE_OR_WHAT_IT_DOES),
+  (a_consumer_widens_the_others_half, "matmul_scaled", RACE_OR_WHAT_IT_DOES),
+  (scales_are_of_the_next_columns, "matmul_scaled", WRONG),
 ]
 
 
 def check(leg):
   """With two stages, so that each is filled again."""
-  columns = hopper.D if leg == "matmul_transposed" else hopper.F
-  width = 128 if leg in ("matmul_transposed", "gated_up") else columns
+  width = 128 if leg in ("matmul_scaled", "matmul_transposed", "gated_up") else hopper.F
   hopper.check(leg, *SEVERAL, shape=TileShape(width=width, stages=2))
 
 
@@ -153,3 +183,17 @@ def test_stage_is_released_after_it_is_read(leg, beside, monkeypatch):
   last = [("wgmma_wait", 0), "release"]
   body = traced[: traced.index(("wgmma_wait", 0)) + len(last)]
   assert body[-len(step + last) :] == step + last
+
+
+def test_widened_weights_are_multiplied_after_both_consumers_wrote_them(monkeypatch):
+  """And each waits for its multiplication of the step before, so that both know its buffer to be read."""
+  traced = []
+  for owner, name in [(plgpu, "wgmma"), (plgpu, "wgmma_wait"), (plgpu, "barrier_arrive"), (scaled, "widen")]:
+    original = getattr(owner, name)
+    monkeypatch.setattr(owner, name, lambda *args, n=name, run=original: (traced.append(n), run(*args))[1])
+  with compat.interpreted(detect_races=False):
+    jax.eval_shape(lambda: hopper.run("matmul_scaled", hopper.operands("matmul_scaled", *SEVERAL, "bfloat16")))
+  released = "barrier_arrive"
+  step = ["widen", "wgmma_wait", released, "barrier_arrive", "wgmma"]
+  last, without_rows = ["wgmma_wait", released], ["widen", "barrier_arrive", released]
+  assert traced[-len(step + last + without_rows) :] == step + last + without_rows

@@ -19,11 +19,12 @@ from jaxmoe.meshes.strategy import Strategy
 from jaxmoe.report import html_pipeline, html_placement, html_roofline
 from jaxmoe.report.html import page, sections
 from jaxmoe.report.html_parts import Number
-from jaxmoe.report.rules import REWRITES, RULES
+from jaxmoe.report.rules import FAULTS, REWRITES, RULES
 from jaxmoe.report.verification import document
 from jaxmoe.xla.compare import compare
 from jaxmoe.xla.compiled import compile_step
 
+VERDICTS = {True: "ok", False: "FAILS"}
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 SECTIONS = (
   "deployment", "memory", "checks", "communication", "flops", "roofline",
@@ -107,10 +108,11 @@ def test_nothing_comes_from_outside_and_nothing_runs(made):
 def test_every_check_and_its_numbers_are_those_of_the_json(made):
   rows = Page(page(*made)).tables["Predicted and compiled"][1:]
   expected = [
-    [c["name"], c["axis"] or "-", c["predicted"], c["compiled"], c["relative_error"], "ok" if c["ok"] else "FAILS"]
+    [c["name"], c["axis"] or "-", c["predicted"], c["program"], c["compiled"], c["relative_error"], VERDICTS[c["ok"]]]
     for c in document(made[0])["checks"]
   ]
-  assert [[*row[:5], row[6]] for row in rows] == expected
+  shown = [[*row[:6], row[7]] for row in rows]
+  assert [[None if cell == "-" and place == 3 else cell for place, cell in enumerate(row)] for row in shown] == expected
 
 
 def test_memory_rewrites_and_flops_are_those_of_the_json(made):
@@ -128,7 +130,7 @@ def test_memory_rewrites_and_flops_are_those_of_the_json(made):
 
 
 def test_every_table_of_numbers_says_whose_they_are(made):
-  words = ("source", "formula", "compiled", "measured", "document")
+  words = ("source", "formula", "program", "compiled", "measured", "document")
   for section in sections(*made):
     for table in section.tables:
       if any(isinstance(cell, Number) for row in table.rows for cell in row):
@@ -192,6 +194,8 @@ def test_the_verdict_comes_first(made):
   text = page(wrong, e)
   assert '<strong class="bad">disagrees</strong>' in text
   assert '<td class="bad">FAILS</td>' in text and f"Check fails: {c.checks[0].name}" in text
+  assert Page(text).tables["Where the disagreements lie"][1][:3] == [c.checks[0].name, "-", "compiler"]
+  assert f"Lies in compiler: {FAULTS['compiler']}" in text and "Lies in" not in agreeing
   small = dataclasses.replace(c, fit=dataclasses.replace(c.fit, capacity_bytes=1000))
   assert '<strong class="bad">does not fit</strong>' in page(small, e)
 
@@ -230,8 +234,10 @@ def test_the_timeline_idles_as_the_estimate_says(name):
 @pytest.mark.parametrize("name", deployment_names())
 def test_figures_of_every_document_stay_inside(name):
   e = estimate(load_deployment(name))
-  (lanes,) = html_pipeline.pipeline(e).figures
-  assert max(left + width for lane in lanes.lanes for _, _, left, width, _ in lane) == pytest.approx(100, abs=0.01)
+  timelines, microbatches = html_pipeline.pipeline(e).figures, e.deployment.job.microbatches
+  assert len(timelines) == (microbatches < 100)  # beyond, they are not drawn
+  for lanes in timelines:
+    assert max(left + width for lane in lanes.lanes for _, _, left, width, _ in lane) == pytest.approx(100, abs=0.01)
   (roofline,) = html_roofline.roofline(e).figures
   corners = [corner for _, line in roofline.roofs for corner in line]
   assert all(0 <= place <= 100 for corner in corners for place in corner)

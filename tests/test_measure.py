@@ -44,6 +44,24 @@ def test_a_reduced_copy_needs_no_peak(capsys):
   assert out.startswith("ep64_tp2 (reduced): ") and "fake devices" in out and "formula" not in out
 
 
+def test_a_measured_step_has_a_page(tmp_path, capsys):
+  """Also of a copy whose cluster states no peak for its dtype."""
+  file = tmp_path / "page.html"
+  reduced = ["ep64_tp2", "--reduced", "--devices", "4", "--target", "cpu", "--steps", "2"]
+  assert main(["measure", *reduced, "--json", "--html", str(file)]) == 0
+  found = json.loads(capsys.readouterr().out)
+  text = file.read_text()
+  assert found["predicted_s"] is None and "Predicted, compiled and measured" in text
+  assert f'<data value="{found["median_s"]}">' in text
+
+
+def test_a_page_that_cannot_be_written_is_refused_before_the_run(tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr("jaxmoe.xla.verify.measure", lambda *_: pytest.fail("it ran"))
+  arguments = ["measure", "ep64_tp2", "--reduced", "--devices", "4", "--target", "cpu"]
+  assert main([*arguments, "--html", str(tmp_path / "missing" / "page.html")]) == 2
+  assert capsys.readouterr().err.count("\n") == 1
+
+
 @pytest.mark.parametrize(
   "arguments, code, words",
   [

@@ -8,7 +8,7 @@ import pytest
 from plans import edited
 
 from jaxmoe.cli.main import main
-from jaxmoe.config.catalogue import deployment_names, load_deployment
+from jaxmoe.config.catalogue import document_names, load_deployment
 from jaxmoe.cost.estimate import estimate
 from jaxmoe.meshes.errors import UsageError
 from jaxmoe.model.support import check_runnable
@@ -16,7 +16,7 @@ from jaxmoe.planner.own_plan import own_plans, space_of, unsearched
 from jaxmoe.report import own_plan as report
 from jaxmoe.xla.verify import verify
 
-DOCUMENTS = {name: load_deployment(name) for name in deployment_names()}
+DOCUMENTS = {name: load_deployment(name) for name in document_names()}
 OWN = {name: own_plans(d) for name, d in DOCUMENTS.items()}
 EACH = [(name, own) for name, plans in OWN.items() for own in plans.plans]
 IDS = [f"{name}-{report.name_of(own)}" for name, own in EACH]

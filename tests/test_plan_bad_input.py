@@ -67,6 +67,9 @@ OPTIONS = {
   "computing in 8 bits": ({"compute": "float8_e4m3fn"}, ["--compute must", "bfloat16", "'float8_e4m3fn'"]),
   "unknown dtype": ({"compute": "bf16"}, ["--compute must", "bfloat16", "'bf16'"]),
   "unknown weights": ({"weights": "int4"}, ["--weights must", "float8_e4m3fn", "'int4'"]),
+  "gradients of what is served": ({"job": "decode", "gradients": "float32"}, ["--gradients", "--job train", "decode"]),
+  "a copy of what is served": ({"job": "prefill", "master": "float32"}, ["--master", "--job train", "prefill"]),
+  "a copy in no dtype": ({"master": "fp32"}, ["--master must", "float32", "'fp32'"]),
   "training in 8 bits": ({"weights": "float8_e4m3fn"}, ["weights to train", "float32", "only read"]),
 }  # fmt: skip
 

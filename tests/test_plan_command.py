@@ -1,5 +1,6 @@
 """`jaxmoe plan` from end to end: verdict, tables, one JSON document, exit codes, and what it may not import."""
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -14,8 +15,9 @@ from jaxmoe.config.catalogue import load_cluster, load_model
 from jaxmoe.config.job import Job
 from jaxmoe.model.support import check_runnable
 from jaxmoe.planner.answer import TIME_TO_FIRST_TOKEN_LENGTHS, answer
-from jaxmoe.planner.question import Question
+from jaxmoe.planner.question import Constraints, Question, serving_batches
 from jaxmoe.planner.space import runnable_space
+from jaxmoe.report.plan import document as plan_document
 
 TRAIN = "plan --model deepseek-v3 --cluster dgx_h100 --devices 256 --batch 256"
 PREFILL = "plan --model mixtral-8x7b --cluster dgx_h100 --devices 8 --job prefill --batch 8 --sequence-length 2048"
@@ -160,17 +162,60 @@ def test_times_to_first_token(run, document):
   """Of the lengths from 128 to 10,240 and of the job's own, longer prompts take longer."""
   _, found = document(PREFILL)
   times = {int(length): s for length, s in found["time_to_first_token_s"].items()}
-  assert set(times) == {*TIME_TO_FIRST_TOKEN_LENGTHS, 2048} and {128, 10_240} <= set(times)
+  assert set(times) == {*TIME_TO_FIRST_TOKEN_LENGTHS, 2048, 32_768} and {128, 10_240} <= set(times)
   assert [times[length] for length in sorted(times)] == sorted(times.values())
   assert times[2048] == pytest.approx(found["plans"][0]["latency_s"])
   _, out, _ = run(PREFILL)
   assert "Time to first token" in out and "10,240" in out
 
 
+def test_a_prompt_that_does_not_fit_has_no_time_to_first_token(run, document):
+  """Of a plan for many short prompts; the cache alone of longer ones is more than a device has."""
+  line = PREFILL.replace("--batch 8 --sequence-length 2048", "--batch 1024 --sequence-length 128 --runnable")
+  _, found = document(line)
+  used = {int(length): size for length, size in found["time_to_first_token_memory_bytes"].items()}
+  late = {int(length) for length, s in found["time_to_first_token_s"].items() if s is None}
+  assert late == {length for length, size in used.items() if size > load_cluster("dgx_h100").memory_bytes}
+  assert 128 not in late and 10_240 in late
+  cache = 2 * 32 * 8 * 128 * 2  # of a token: keys and values of 8 heads in 32 layers, 2 bytes each
+  assert used[10_240] - used[512] >= 1024 / 8 * (10_240 - 512) * cache
+  assert re.search(r"^ *10,240 +does not fit +\d", run(line)[1], re.MULTILINE)
+
+
+def test_a_prompt_must_leave_the_reserve_free():
+  q = Question(
+    model=load_model("mixtral-8x7b"),
+    cluster=load_cluster("dgx_h100"),
+    devices=8,
+    job=Job(kind="prefill", batch=8, sequence_length=128),
+    space=runnable_space("prefill"),
+  )
+  found = answer(q, 1)
+  times, used = (plan_document(found)[f"time_to_first_token_{what}"] for what in ("s", "memory_bytes"))
+  assert times["10240"] is not None
+  free = q.cluster.memory_bytes - used["10240"]
+  for reserve, fits in ((free, True), (free + 1, False)):
+    asked = dataclasses.replace(q, constraints=Constraints(reserve_bytes=int(reserve)))
+    times = plan_document(dataclasses.replace(found, question=asked))["time_to_first_token_s"]
+    assert (times["10240"] is not None) is fits and times["128"] is not None
+
+
 @pytest.mark.parametrize("line", [TRAIN, DECODE], ids=["train", "decode"])
 def test_other_jobs_have_no_first_token(line, run, document):
   assert "Time to first token" not in run(line)[1]
   assert document(line)[1]["time_to_first_token_s"] is None
+
+
+@pytest.mark.parametrize("length", [65_537, 1 << 20, 1 << 24])
+def test_a_long_cache_leaves_fewer_batches_to_choose_from(length, run):
+  """Of 2^36 tokens at most; a batch that nobody gave is nobody's mistake."""
+  batches = serving_batches(24, length)
+  assert batches and max(batches) * length <= 1 << 36 < 2 * max(batches) * length
+  assert serving_batches(24, 4096)[-2:] == (3 << 18, 1 << 20)
+  if length < 1 << 24:
+    assert run(f"{DECODE} --sequence-length {length}")[0] == ExitCode.DONE
+  else:  # of which not one fits
+    assert run(f"{DECODE} --sequence-length {length}")[0] == ExitCode.NO_PLAN
 
 
 def test_serving_chooses_its_batch(document):

@@ -60,3 +60,5 @@ def test_formulas_equal_the_compiled_program(name):
   exactly = 1e-5 if d.job.transport == "gather" else 0
   assert [(c.name, c.axis, c.predicted, c.compiled) for c in found.checks if abs(c.relative_error) > exactly] == []
   assert found.unplanned == []
+  traced = [c for c in found.checks if c.program is not None]
+  assert [(c.name, c.axis) for c in traced if abs(c.program - c.predicted) > exactly * c.predicted] == []

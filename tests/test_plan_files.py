@@ -33,10 +33,9 @@ from jaxmoe.meshes.axes import AXES
 from jaxmoe.meshes.strategy import Strategy
 from jaxmoe.planner.answer import answer
 from jaxmoe.planner.pareto import Explored
-from jaxmoe.planner.plan_checks import plan_checks
-from jaxmoe.planner.question import Constraints, Question
+from jaxmoe.planner.question import Question
 from jaxmoe.planner.space import whole_space
-from jaxmoe.report import launch, pareto_figure
+from jaxmoe.report import launch, pareto_figure, units
 from jaxmoe.report.plan_files import FILES
 
 QUESTION = ["--model", "qwen3-30b-a3b", "--cluster", "dgx_h100", "--devices", "64"]
@@ -143,6 +142,14 @@ def test_candidates_are_ranked_and_the_front_is_known(plan):
   assert candidates[0]["on_pareto_front"] == "true"
 
 
+def test_parts_of_every_candidate_add_up(plan):
+  """Classes of memory, and terms of time."""
+  e = estimate(load_deployment(str(plan / "plan.yaml")))
+  for row in rows(plan / "candidates.csv") + rows(plan / "pareto.csv"):
+    assert sum(int(row[f"{name}_bytes"]) for name in dataclasses.asdict(e.memory)) == int(row["memory_bytes"])
+    assert sum(float(row[f"{name}_s"]) for name in e.time.terms()) == pytest.approx(float(row["step_s"]))
+
+
 @pytest.mark.parametrize("verb", [["estimate"], ["place", "--ranks", "0:8"], ["why"]], ids=lambda verb: verb[0])
 def test_verbs_take_the_plan(verb, plan, capsys):
   paths = [str(plan / "plan.yaml")] * (2 if verb == ["why"] else 1)
@@ -175,53 +182,9 @@ def test_all_checks_hold_and_carry_numbers(plan):
   assert found["ok"] is True and all(check["ok"] is True and check["numbers"] for check in found["checks"])
   assert {
     "device_product", "layers_sum", "experts_placed", "num_kv_heads_divides", "kv_heads_at_least_parts",
-    "vocab_size_divides", "batch", "parameters_sum", "memory_fits", "plan_reads_back",
+    "vocab_size_divides", "batch", "parameters_sum", "memory_fits", "plan_reads_back", "stages_balanced",
+    "step_bounded_by_compute", "step_bounded_by_memory", "time_sum",
   } <= names  # fmt: skip
-
-
-class Unchecked(Deployment):
-  """A deployment that skips its own checks."""
-
-  __slots__ = ()
-
-  def __post_init__(self):
-    pass
-
-
-@pytest.mark.parametrize(
-  "changes, broken",
-  [
-    ({"strategy": {"data": 2}}, {"device_product"}),
-    ({"strategy": {"data": 16}}, {"device_product", "batch"}),
-    ({"strategy": {"tensor": 2, "data": 1}, "model": {"num_heads": 7, "num_kv_heads": 7}},
-     {"num_heads_divides", "num_kv_heads_divides"}),
-    ({"model": {"num_kv_heads": 1}, "strategy": {"tensor": 2}}, {"num_kv_heads_divides", "kv_heads_at_least_parts"}),
-    ({"model": {"num_layers": 5}}, {"num_layers_divides"}),
-    ({"model": {"vocab_size": 255}}, {"vocab_size_divides", "parameters_sum"}),
-    ({"job": {"batch": 15}}, {"batch"}),
-    ({"cluster": {"memory_bytes": 1000}}, {"memory_fits"}),
-    ({"cluster": {"devices": 2}}, {"cluster_devices"}),
-  ],
-)  # fmt: skip
-def test_a_broken_plan_fails_its_check(changes, broken):
-  sound = tiny.deployment(Strategy(stage=2, expert=2), microbatches=2)
-  q = Question(model=sound.model, cluster=sound.cluster, devices=4, job=sound.job, space=whole_space("train"))
-  assert all(check.ok for check in plan_checks(estimate(sound), q))
-  parts = {name: dataclasses.replace(getattr(sound, name), **fields) for name, fields in changes.items()}
-  fields = {field.name: getattr(sound, field.name) for field in dataclasses.fields(sound)}
-  unsound = Unchecked(**{**fields, **parts})
-  failed = {check.name for check in plan_checks(estimate(unsound), q) if not check.ok}
-  assert broken <= failed, failed
-
-
-def test_memory_fits_to_the_byte():
-  d = tiny.deployment()
-  q = Question(model=d.model, cluster=d.cluster, devices=1, job=d.job, space=whole_space("train"))
-  used = estimate(d).memory.total
-  for room, reserve, fits in ((used, 0, True), (used - 1, 0, False), (used + 9, 9, True), (used + 9, 10, False)):
-    other = dataclasses.replace(d, cluster=dataclasses.replace(d.cluster, memory_bytes=room))
-    asked = dataclasses.replace(q, constraints=Constraints(reserve_bytes=reserve))
-    assert {check.name: check.ok for check in plan_checks(estimate(other), asked)}["memory_fits"] is fits
 
 
 # The guide
@@ -237,6 +200,25 @@ def test_the_guide_reasons_in_order(plan):
   assert [name for name in headings if name in ORDER] == ORDER
   ends = ("| formula |", "| document |", "| source |", "--- |")
   assert all(line.endswith(ends) for line in text.splitlines() if line.startswith("|"))
+
+
+def test_a_guide_of_one_plan_does_not_say_that_there_is_no_other(tmp_path):
+  assert main(["plan", *QUESTION, "--batch", "64", "--out", str(tmp_path), "--top", "1"]) == 0
+  text = (tmp_path / "deployment_guide.md").read_text()
+  count = json.loads((tmp_path / "plan.json").read_text())["plans_fitting"]
+  assert f"Of {count:,} plans that keep every limit, the best alone was asked for." in text
+  assert "No other plan keeps every limit" not in text and count > 1
+
+
+def test_the_guide_of_a_prefill_times_its_prompts(tmp_path):
+  """As its answer does, between communication and load balance; memory names what was asked to stay free."""
+  text = (written(tmp_path, "--job", "prefill", "--reserve", "3GiB") / "deployment_guide.md").read_text()
+  times = json.loads((tmp_path / "plan.json").read_text())["time_to_first_token_s"]
+  part = text[text.index("## 8. Communication") : text.index("## 9. Load balance")]
+  for length, s in times.items():
+    shown = "does not fit" if s is None else units.seconds(s)
+    assert f"| {int(length):,} | {shown} |" in part
+  assert {"128", "10240"} <= set(times) and "| reserve, of what is free | 3.00 GiB | " in text
 
 
 def test_the_guide_names_the_best_plan_of_each_size(plan):

@@ -151,8 +151,7 @@ def test_best_within_limits(seed):
   assert found.fastest.step_s == pytest.approx(min(p.step_s for p in fitting), rel=1e-9, abs=PARTED_S)
   score, step_s = min(p.score(question.objective) for p in kept)
   assert found.best[0].score == pytest.approx(score, rel=1e-6)
-  if question.objective == "devices":
-    assert found.best[0].step_s == pytest.approx(step_s, rel=1e-6)
+  assert found.best[0].step_s == pytest.approx(step_s, rel=1e-6)
 
 
 @pytest.mark.parametrize("seed", SEEDS[:12])
@@ -247,7 +246,7 @@ def test_a_larger_space_is_never_worse(field):
   parts = [1] if field == "largest_context" else [(option,) for option in options]
   for part in parts:
     found = search(some_question(space=dataclasses.replace(question.space, **{field: part})))
-    assert found.best[0].score >= whole.score and found.considered < search(question).considered
+    assert found.best[0].score >= whole.score * (1 - 1e-12) and found.considered < search(question).considered
 
 
 def test_reserved_memory_is_kept_free():

@@ -8,12 +8,16 @@ import numpy as np
 import pytest
 import tiny
 from flax import nnx
+from jax import lax
+from jax.sharding import PartitionSpec
 
 from jaxmoe.config.job import Precision
+from jaxmoe.meshes.axes import STAGE
 from jaxmoe.meshes.build import build_mesh
 from jaxmoe.meshes.strategy import Strategy
 from jaxmoe.model import reference
 from jaxmoe.model.sharded import shard_model
+from jaxmoe.pipeline.executor import run_pipeline
 from jaxmoe.serve.steps import make_decode, make_prefill
 
 STRATEGIES = {
@@ -58,6 +62,24 @@ def test_prefill_then_decode_equals_reference(name):
     np.testing.assert_allclose(np.asarray(logits), _at(expected, position), atol=2e-5)
 
 
+@pytest.mark.parametrize("S,M", [(1, 2), (2, 1), (4, 3)])
+def test_what_idle_ticks_keep_is_overwritten_or_equal(S, M):
+  """Each stage adds one and keeps what came in, at every tick: in the end every microbatch's place holds its own."""
+
+  def keep(carry_M, x, microbatch, active):
+    del active
+    return carry_M.at[microbatch].set(x), x + 1, x
+
+  def body(inputs_M):
+    empty, inputs_M = (lax.pcast(x, STAGE, to="varying") for x in (jnp.full((M,), jnp.nan), inputs_M))
+    return run_pipeline(keep, empty, inputs_M, stages=S)[0][None]
+
+  mesh = jax.make_mesh((S,), (STAGE,), axis_types=(jax.sharding.AxisType.Auto,))
+  kept_SM = jax.jit(jax.shard_map(body, mesh=mesh, in_specs=PartitionSpec(), out_specs=PartitionSpec(STAGE)))
+  inputs_M = 10.0 * (1 + np.arange(M, dtype=np.float32))
+  np.testing.assert_array_equal(kept_SM(inputs_M), inputs_M[None] + np.arange(S)[:, None])
+
+
 def test_later_tokens_never_change_earlier_ones():
   d = tiny.deployment(Strategy(stage=2, expert=2, tensor=2), kind="prefill")
   model = shard_model(d, build_mesh(d.strategy))
@@ -80,7 +102,7 @@ def test_float8_weights_are_stored_in_8_bits_and_used_in_the_compute_dtype():
   dtypes = {str(x.dtype) for x in jax.tree.leaves(parameters)}
   assert dtypes == {"float8_e4m3fn", "bfloat16"}  # norms and routers stay in 16 bits
   logits, cache, _ = make_prefill(model)(parameters, tokens, LENGTHS)
-  assert cache.key_LBSGK.dtype == jnp.bfloat16
+  assert cache.key_LBGKS.dtype == jnp.bfloat16
   wide = jax.tree.map(lambda x: x.astype(jnp.float32), parameters)
   expected = _at(_expected(d, wide, tokens), LENGTHS - 1)
   # bfloat16 has 8 bits of mantissa; a few layers of it move logits of order one by a few hundredths.

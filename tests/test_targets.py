@@ -12,8 +12,9 @@ from plans import edited
 
 from jaxmoe.cli.exit_codes import ExitCode
 from jaxmoe.cli.main import main
-from jaxmoe.config.catalogue import load_deployment
+from jaxmoe.config.catalogue import document_names, load_deployment
 from jaxmoe.meshes import slices
+from jaxmoe.meshes.axes import DATA
 from jaxmoe.meshes.errors import UsageError
 from jaxmoe.meshes.strategy import Strategy
 from jaxmoe.report.verification import verdict
@@ -236,18 +237,20 @@ def test_the_tpu_compiler_agrees(name):
 @WITH_TPU
 @pytest.mark.slow
 def test_two_slices_agree():
-  """A slice holds half of the replicas; what goes between slices is a host's affair, and not read."""
+  """A slice holds half of the replicas; hosts add their gradients up, and that is read too."""
   strategy = Strategy(data=2, expert=2, tensor=2)
   d = tiny.deployment(strategy, "bfloat16", LANES, sequence_length=256, capacity_factor=1.25, remat="full")
   found = verify(d, "tpu:v5e:2x2:2")
-  assert found.agrees and found.compiled.optimised is None and found.rewrites == []
-  assert any("2 slices" in note for note in found.compiled.notes)
-  assert "collectives as partitioned" in verdict(found)
+  assert found.agrees and any("2 slices" in note for note in found.compiled.notes)
+  assert "every collective is planned" in verdict(found)
+  between = [one for one in found.compiled.optimised if one.between_slices]
+  assert between and {one.axes for one in between} == {(DATA,)}
 
 
 @WITH_TPU
 @pytest.mark.slow
-def test_every_document_agrees_on_tpu(capsys):
+def test_every_document_agrees_on_tpu(monkeypatch, capsys):
+  monkeypatch.setattr("jaxmoe.config.catalogue.deployment_names", document_names)
   assert main(["verify", "all", "--target", "tpu", "--json"]) == ExitCode.DONE
   document = json.loads(capsys.readouterr().out)
   assert [entry["ok"] for entry in document["deployments"]] == [True] * 5

@@ -12,7 +12,7 @@ from plans import edited
 
 from jaxmoe.cli.exit_codes import ExitCode
 from jaxmoe.cli.main import main
-from jaxmoe.config.catalogue import deployment_names, load_deployment
+from jaxmoe.config.catalogue import document_names, load_deployment
 from jaxmoe.cost import collectives as cost_collectives
 from jaxmoe.cost.memory import memory
 from jaxmoe.cost.traffic import least_bytes
@@ -33,7 +33,7 @@ DEVICES = {
 }
 
 
-@pytest.mark.parametrize("name", deployment_names())
+@pytest.mark.parametrize("name", document_names())
 def test_every_document_verifies_at_full_size(name, capsys):
   """By the command line, as its JSON says it."""
   assert main(["verify", name, "--target", "cpu", "--json"]) == ExitCode.DONE
@@ -45,6 +45,7 @@ def test_every_document_verifies_at_full_size(name, capsys):
     assert check.keys() >= {"name", "axis", "predicted", "compiled", "relative_error", "tolerance", "ok"}
     assert abs(check["relative_error"]) <= check["tolerance"]
     assert check["tolerance"] <= (0.01 if check["axis"] or "matmuls" in check["name"] else 0)
+  _check_program(document)
   _check_informational(document)
   rows = {(check["name"], check["axis"]): check for check in document["checks"]}
   assert rows["parameters", ""]["compiled"] > 0
@@ -54,6 +55,17 @@ def test_every_document_verifies_at_full_size(name, capsys):
   needed = held - document["memory_bytes"]["alias_bytes"]
   assert document["fits"] and document["memory_bytes"]["needed_bytes"] == needed <= document["capacity_bytes"]
   assert document["sources"].items() >= {"predicted": "formula", "compiled": "compiled"}.items()
+  temporaries = document["temporaries"]
+  assert temporaries["buffers"] and temporaries["unattributed"] == 0
+  assert sum(temporaries["compiled"].values()) == document["memory_bytes"]["temp_bytes"]
+
+
+def _check_program(document):
+  """What jax traced does the same work as the formulas say and the compiler counts."""
+  for check in document["checks"]:
+    assert (check["program"] is None) == check["at_least"] and check["lies_in"] is None
+    if not check["at_least"]:
+      assert abs(check["program"] - check["predicted"]) <= check["tolerance"] * check["predicted"], check["name"]
 
 
 def _check_informational(document):

@@ -22,6 +22,7 @@ from jaxmoe.planner.pareto import Explored
 from jaxmoe.planner.question import Question
 from jaxmoe.planner.space import whole_space
 from jaxmoe.planner.why import Term, share, why
+from jaxmoe.report.facts import fact
 from jaxmoe.report.groups import span, tiers
 from jaxmoe.report.why import document, tables, verdict
 
@@ -129,8 +130,41 @@ def test_the_same_plan_is_as_fast():
 
 def test_other_devices_are_compared_by_rate():
   text = verdict(compared(plan(), plan(data=8)))
-  assert "a device:" in text and "tokens/s" in text
+  assert "x slower than A (plan) a token (" in text and "tokens/s a device; a step takes" in text
   assert "tokens/s" not in verdict(compared(plan(), with_job(plan(), remat="full")))
+
+
+def test_other_batches_are_compared_by_the_token():
+  """Twice the microbatches: a longer step, of which less is the pipeline's idle time."""
+  one, two = plan(), with_job(plan(), batch=1024, microbatches=16)
+  w, times = compared(one, two), [estimate(d).time for d in (one, two)]
+  tokens = [d.job.batch * 4096 for d in (one, two)]
+  assert times[1].total_s > times[0].total_s
+  ratio = times[0].total_s / tokens[0] / (times[1].total_s / tokens[1])
+  assert f"B (plan) is {ratio:.2f}x faster than A (plan) a token (" in verdict(w) and ratio > 1
+  assert verdict(w).split(": ")[1].startswith("bubble")
+  bubble = next(term for term in w.token_time if term.name == "bubble")
+  assert bubble.a == pytest.approx(128 * times[0].bubble / tokens[0])
+  assert document(w)["terms"]["token_time_s"][0]["term"] == "bubble"
+
+
+def test_what_two_decimals_would_hide_is_said_in_percent():
+  """More microbatches without a pipeline change little but how often a step does what it does once."""
+  job = Job(kind="prefill", batch=64, sequence_length=4096, microbatches=1, transport="ragged")
+  one, two = (plan(dataclasses.replace(job, batch=64 * n, microbatches=n), stage=1, data=8) for n in (1, 2))
+  text = verdict(compared(one, two))
+  assert re.match(r"B \(plan\) is 0\.\d+ % faster than A \(plan\) a token \(", text) and "a step takes" in text
+
+
+def test_a_latent_cache_is_not_split_over_heads():
+  """Each device keeps a token's whole latent vector; keys and values have heads to split."""
+  sizes = {"data": 2, "stage": 1, "expert": 1, "tensor": 2}
+  job = Job(kind="prefill", batch=8, sequence_length=64)
+  facts = [
+    fact(estimate(dataclasses.replace(plan(job, **sizes), model=load_model(name))), "cache")
+    for name in ("deepseek-v3", "mixtral-8x7b")
+  ]
+  assert facts == ["4 sequences in 61 layers", "4 sequences in 32 layers, heads in 2 parts"]
 
 
 def test_unlike_plans_are_refused():

@@ -13,7 +13,19 @@ from jaxmoe.config import deployment, shares
 from jaxmoe.config.job import Job
 from jaxmoe.config.model import ModelConfig
 from jaxmoe.config.parts import Routing
-from jaxmoe.cost import collectives, flops, holdings, layer, memory, network, parameters, stage, time, token_flops
+from jaxmoe.cost import (
+  collectives,
+  flops,
+  holdings,
+  layer,
+  memory,
+  network,
+  parameters,
+  passes,
+  stage,
+  time,
+  token_flops,
+)
 from jaxmoe.meshes.cluster import NetworkTier
 from jaxmoe.meshes.rules import PartitionRules
 from jaxmoe.meshes.strategy import Folding
@@ -170,6 +182,12 @@ def pipeline_never_idles(patch):
   everywhere(patch, schedule_facts.idle_s, lambda schedule, chunks, S, M, *passes: 0.0)
 
 
+def serving_fills_its_pipeline_for_free(patch):
+  """As if the first microbatch were in all stages at once."""
+  true = time._bubble_s
+  everywhere(patch, true, lambda d, *rest: true(d, *rest) if d.train else 0.0)
+
+
 def bubble_is_stages_less_one_over_microbatches(patch):
   """Of the whole step, as is often said; it is that of the busy time."""
 
@@ -215,6 +233,16 @@ def latent_cache_is_whole_keys_and_values(patch):
   patch.setattr(ModelConfig, "cache_width", property(lambda m: 2 * m.num_kv_heads * m.head_dim))
 
 
+def latent_cache_is_split_over_tensor_devices(patch):
+  """As keys and values are, of which each device needs its heads' alone."""
+  true = memory.cache_bytes
+  everywhere(patch, true, lambda d: true(d) // d.strategy.tensor)
+
+
+def uneven_stages_hold_as_few_layers_as_any(patch):
+  patch.setattr(shares.Shares, "layers_per_stage", property(lambda d: d.model.num_layers // d.strategy.stage))
+
+
 def windows_keep_the_whole_sequence(patch):
   true = memory.cache_bytes
   everywhere(patch, true, lambda d: true(with_model(d, local=None)))
@@ -255,15 +283,19 @@ def all_links_are_those_of_the_node(patch):
   patch.setattr(network.Group, "__init__", wrong)
 
 
-def chunks_are_handed_on_for_free(patch):
-  """As many messages between stages however often a microbatch goes round them."""
-  patch.setattr(shares.OneJob, "chunks", 1)
-
-
 def keys_of_shared_sequences_stay(patch):
   """As if each device attended to its own part of a sequence."""
   true = collectives.attention
   everywhere(patch, true, lambda z: (c for c in true(z) if c.axes != ("context",)))
+
+
+def gradients_hide_behind_nothing(patch):
+  """As much as is assumed, however short the backward pass."""
+  patch.setattr(time, "least", lambda hidden, matmuls: hidden)
+
+
+def exchange_hides_behind_nothing(patch):
+  patch.setattr(passes, "least", lambda hidden, matmuls: hidden)
 
 
 def split_weights_are_gathered_once(patch):

@@ -61,8 +61,9 @@ READ = """\
 
 - **All-reduce in one H100 node** reaches 445 GB/s because the switch adds (NVLink SHARP); our formulas have no
   reduction in the network. The figure is reported and kept out of the fit of `LINK_SHARE`.
-- **An empty all-to-all in one node** takes 7.4 us; our floor is one message after another to seven peers. NCCL sends to
-  all peers at once. Small exchanges are therefore priced too high.
+- **An empty all-to-all in one node** takes 7.4 us; our floor is one message, because NCCL sends to all peers at once.
+  What each further message costs its sender is not derived, so that small exchanges are priced too low. One message
+  after another, 21 us, would be further off, and more so the more peers there are.
 - **Imbalance**: the published figures are slowdowns of kernels, ours follow the rows of the busiest device. Rows are
   drawn as the benchmark draws them, and a kernel's time is that of its rows and of the tokens of its whole group; a
   kernel's fixed part beyond that is not derived, so that a busy device is predicted too slow. With every expert on one

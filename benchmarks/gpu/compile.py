@@ -24,6 +24,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 N, D, F, E = 4096, 1024, 2304, 8  # 2304 = 9 * 256 = 12 * 192: every candidate divides it
 SIDES: dict[str, tuple[int, int]] = {
   "matmul": (D, F),
+  "matmul_scaled": (D, F),
   "up": (D, F),
   "gated_up": (D, F),
   "matmul_transposed": (F, D),
@@ -99,8 +100,15 @@ def compile_all() -> None:
     (device,) = cuda_devices("h200", hosts=1, gpus=1)
   sharding = jax.sharding.SingleDeviceSharding(device)
   x, y, w, sizes = ((N, D), "bfloat16"), ((N, F), "bfloat16"), ((E, D, F), "bfloat16"), ((E,), "int32")
-  rows_and_weights = {"matmul": (x, w), "up": (x, w), "gated_up": (x, w, w), "matmul_transposed": (y, w)}
-  for leg, shapes in {**rows_and_weights, "weight_gradient": (x, y)}.items():
+  operands = {
+    "matmul": (x, w),
+    "matmul_scaled": (x, ((E, D, F), "float8_e4m3fn"), ((E, F), "float32")),
+    "up": (x, w),
+    "gated_up": (x, w, w),
+    "matmul_transposed": (y, w),
+    "weight_gradient": (x, y),
+  }
+  for leg, shapes in operands.items():
     arguments = [jax.ShapeDtypeStruct(*each, sharding=sharding) for each in (*shapes, sizes)]
     for shape in config.candidates():
       tiled: Any = "matmul" if leg == "up" else leg
@@ -112,7 +120,12 @@ def compile_all() -> None:
         def run(*arrays, leg=leg, more=more, shape=shape):
           return getattr(legs, leg)(*arrays, *more, device=Device("NVIDIA H200", 132), shape=shape)
 
-        label = {"leg": leg, "activation": activation, **dataclasses.asdict(shape), "shared_bytes": shape.shared_bytes}
+        label = {
+          "leg": leg,
+          "activation": activation,
+          **dataclasses.asdict(shape),
+          "shared_bytes": shape.shared_bytes(tiled),
+        }
         print("@kernel", json.dumps(label), flush=True)
         jax.jit(run).lower(*arguments).compile()
         sys.stdout.flush()

@@ -1,50 +1,149 @@
-"""Every leg on the device against sums in float64, on samples that include the edges of groups."""
+"""Every leg on the device against sums in float64, on samples that include the edges of groups.
 
+    python benchmarks/gpu/correctness.py [--dry-run] [--cases INDEX ...]
+
+Prints one line of JSON as each case begins and one as it ends; `guarded.py` reads them. `--dry-run` takes a tiny
+problem through the CPU interpreter.
+"""
+
+import argparse
+import contextlib
+import dataclasses
 import functools
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-from peers import Operands, operands
-from problems import Problem
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(pathlib.Path(__file__).parent)]
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
-from jaxmoe.kernels.hopper import legs
-from jaxmoe.kernels.hopper.device import Device
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+from peers import Operands, dry_device, on_dry_device, operands  # noqa: E402
+from problems import Problem, cases_to_check  # noqa: E402
+
+from jaxmoe.kernels.expert_ffn import expert_ffn  # noqa: E402
+from jaxmoe.kernels.hopper import compat, legs  # noqa: E402
+from jaxmoe.kernels.hopper.device import Device  # noqa: E402
 
 TOLERANCE = 1.2e-2  # of the largest entry, in bfloat16
 SAMPLES = 24
 
 
-def check_all(problems: list[Problem], device: Device | None) -> list[dict]:
-  """One row for each problem, leg and draw: its error relative to the largest entry, and whether that is small."""
-  return [row for problem in problems for row in check(problem, device)]
+class Case(NamedTuple):
+  """A call, and what it must return for some rows of one expert, as a list of arrays in float64."""
+
+  call: Callable
+  arguments: tuple
+  wanted: Callable[[np.ndarray, int], Sequence[Any]]
 
 
-def check(problem: Problem, device: Device | None) -> list[dict]:
-  """All legs, with a tenth of the rows taken from the last groups so that rows past the sum exist, and hold NaN."""
+def main() -> None:
+  parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
+  parser.add_argument("--dry-run", action="store_true")
+  parser.add_argument("--cases", type=int, nargs="*")
+  options = parser.parse_args()
+  cases = cases_to_check(dry_run=options.dry_run)
+  with compat.interpreted(detect_races=False) if options.dry_run else contextlib.nullcontext():
+    for index in range(len(cases)) if options.cases is None else options.cases:
+      print(json.dumps({"begins": index}), flush=True)
+      print(json.dumps({"index": index, **check(*cases[index], dry_device() if options.dry_run else None)}), flush=True)
+
+
+def check(problem: Problem, leg: str, device: Device | None) -> dict:
+  """The error relative to the largest entry, whether it is small, and whether a second run has the same bits."""
   o = operands(problem)
-  sizes = np.asarray(o.sizes_E).copy()
-  last = int(np.flatnonzero(sizes)[-1])
-  sizes[last] -= min(sizes[last], max(1, problem.dims[0] // 10))
+  sizes = some_rows_unowned(np.asarray(o.sizes_E), problem)
   owned = (jnp.arange(o.x_ND.shape[0]) < sizes.sum())[:, None]
   x_ND, y_NF = (jnp.where(owned, array, jnp.nan) for array in (o.x_ND, o.y_NF))
-  sizes_E = jnp.asarray(sizes)
-  calls = {
-    "gated_up": (functools.partial(legs.gated_up, activation="silu"), (x_ND, o.gate_EDF, o.up_EDF, sizes_E)),
-    "matmul": (legs.matmul, (y_NF, o.down_EFD, sizes_E)),
-    "matmul_transposed": (legs.matmul_transposed, (y_NF, o.gate_EDF, sizes_E)),
-    "weight_gradient": (legs.weight_gradient, (x_ND, y_NF, sizes_E)),
-  }
-  rows = []
-  for leg, (call, arguments) in calls.items():
-    row = {"model": problem.model, "tokens": problem.tokens, "seed": problem.seed, "leg": leg}
-    try:
-      results = jax.tree.leaves(poisoned(functools.partial(call, device=device), arguments))
-      error = max(errors(leg, o, x_ND, y_NF, sizes, [np.asarray(result) for result in results]))
-      rows.append({**row, "error": error, "correct": bool(error <= TOLERANCE)})
-    except Exception as problem_met:
-      rows.append({**row, "error": f"{type(problem_met).__name__}: {str(problem_met)[:300]}", "correct": False})
-  return rows
+  o = dataclasses.replace(o, x_ND=x_ND, y_NF=y_NF, sizes_E=jnp.asarray(sizes))
+  row = {"model": problem.model, "tokens": problem.tokens, "skew": problem.skew, "seed": problem.seed, "leg": leg}
+  try:
+    case = case_of(leg, o, device)
+    results = [np.asarray(result) for result in poisoned(case.call, case.arguments)]
+    again = [np.asarray(result) for result in poisoned(case.call, case.arguments)]
+    error = max(errors(leg, o, sizes, case, results))
+    same = all(one.tobytes() == other.tobytes() for one, other in zip(results, again, strict=True))
+    return {**row, "error": error, "same_bits": same, "correct": bool(error <= TOLERANCE and same)}
+  except Exception as problem_met:
+    return {**row, "error": f"{type(problem_met).__name__}: {str(problem_met)[:300]}", "correct": False}
+
+
+def some_rows_unowned(sizes_E: np.ndarray, problem: Problem) -> np.ndarray:
+  """The sizes with up to a tenth of the rows taken from the last group: rows past the sum exist, and will hold NaN."""
+  sizes_E = sizes_E.copy()
+  last = int(np.flatnonzero(sizes_E)[-1])
+  sizes_E[last] -= min(sizes_E[last], max(1, problem.dims[0] // 10))
+  return sizes_E
+
+
+def case_of(leg: str, o: Operands, device: Device | None) -> Case:
+  x, y, gate, up, down, sizes = o.x_ND, o.y_NF, o.gate_EDF, o.up_EDF, o.down_EFD, o.sizes_E
+  on = functools.partial
+  both = lambda mine, e: [wide(x[mine]) @ wide(w[e]) for w in (gate, up)]  # noqa: E731
+  if leg.startswith("gated_up"):
+    activation: Any = leg.partition(" ")[2]
+    call = on(legs.gated_up, activation=activation, device=device)
+    return Case(call, (x, gate, up, sizes), lambda mine, e: [gated(activation, *both(mine, e)), *both(mine, e)])
+  if leg == "up":
+    call = on(legs.up, activation="silu", device=device)
+    return Case(call, (x, up, sizes), lambda mine, e: [silu(both(mine, e)[1]), both(mine, e)[1]])
+  if leg == "matmul_scaled":
+    narrow, scale = o.down_fp8_EFD, o.scale_ED
+    wanted = lambda mine, e: [wide(y[mine]) @ wide(narrow[e]) * wide(scale[e])]  # noqa: E731
+    return Case(on(legs.matmul_scaled, device=device), (y, narrow, scale, sizes), wanted)
+  if leg == "layer":
+    return Case(on(layer, dry_run=device is not None), (x, gate, up, down, sizes), on(wanted_of_layer, o))
+  transposed = lambda mine, e: [wide(y[mine]) @ wide(w[e]).T for w in (gate, up)]  # noqa: E731
+  return {
+    "matmul": Case(on(legs.matmul, device=device), (y, down, sizes), lambda mine, e: [wide(y[mine]) @ wide(down[e])]),
+    "matmul_transposed": Case(
+      on(legs.matmul_transposed, device=device), (y, gate, sizes), lambda mine, e: transposed(mine, e)[:1]
+    ),
+    "matmuls_transposed": Case(
+      on(legs.matmuls_transposed, device=device),
+      ([y, y], [gate, up], sizes),
+      lambda mine, e: [sum(transposed(mine, e))],
+    ),
+    "weight_gradient": Case(on(legs.weight_gradient, device=device), (x, y, sizes), lambda mine, e: []),
+  }[leg]
+
+
+def layer(x_ND, gate_EDF, up_EDF, down_EFD, sizes_E, *, dry_run: bool):
+  """y and the gradient of x, with x for dy, through the public function."""
+  with on_dry_device() if dry_run else contextlib.nullcontext():
+    run = lambda x: expert_ffn(  # noqa: E731
+      x, gate_EDF, up_EDF, down_EFD, sizes_E, activation="silu", implementation="hopper"
+    )
+    y_ND, pull = jax.vjp(run, x_ND)
+    return y_ND, *pull(x_ND)
+
+
+def wanted_of_layer(o: Operands, mine: np.ndarray, e: int) -> list[np.ndarray]:
+  gate_DF, up_DF, down_FD, x = *(wide(w[e]) for w in (o.gate_EDF, o.up_EDF, o.down_EFD)), wide(o.x_ND[mine])
+  g, u, d_hidden = x @ gate_DF, x @ up_DF, x @ down_FD.T
+  s = 1 / (1 + np.exp(-g))
+  d_gate, d_up = d_hidden * u * s * (1 + g * (1 - s)), d_hidden * g * s
+  return [(g * s * u) @ down_FD, d_gate @ gate_DF.T + d_up @ up_DF.T]
+
+
+def silu(gate):
+  return gate / (1 + np.exp(-gate))
+
+
+def gated(activation: str, gate, up):
+  """Written out anew, none of it from the package."""
+  if activation == "clamped":
+    gate, up = np.minimum(gate, 7), np.clip(up, -7, 7)
+    return gate / (1 + np.exp(-1.702 * gate)) * (up + 1)
+  if activation == "gelu":
+    return 0.5 * gate * (1 + np.tanh(np.sqrt(2 / np.pi) * (gate + 0.044715 * gate**3))) * up
+  return silu(gate) * up
 
 
 def poisoned(call, arguments):
@@ -52,33 +151,27 @@ def poisoned(call, arguments):
   run = jax.jit(call)
   shapes = jax.tree.leaves(jax.eval_shape(run, *arguments))
   jax.block_until_ready([jnp.full(each.shape, jnp.nan, each.dtype) for each in shapes])
-  return jax.block_until_ready(run(*arguments))
+  return jax.tree.leaves(jax.block_until_ready(run(*arguments)))
 
 
-def errors(leg: str, o: Operands, x_ND, y_NF, sizes, results):
+def errors(leg: str, o: Operands, sizes: np.ndarray, case: Case, results: Sequence[np.ndarray]):
   """Errors of samples, each relative to the largest sample."""
-  ends = np.cumsum(sizes)
-  expert_of_row = np.searchsorted(ends, np.arange(x_ND.shape[0]), side="right")
-  random = np.random.default_rng(o.problem.seed)
+  ends, random = np.cumsum(sizes), np.random.default_rng(o.problem.seed)
   if leg == "weight_gradient":
     group = int(random.choice(np.flatnonzero(sizes)))
     rows = slice(int(ends[group] - sizes[group]), int(ends[group]))
-    d, f = random.integers(x_ND.shape[1], size=SAMPLES), random.integers(y_NF.shape[1], size=SAMPLES)
-    yield relative(results[0][group][np.ix_(d, f)], wide(x_ND[rows, d]).T @ wide(y_NF[rows, f]))
+    d, f = random.integers(o.x_ND.shape[1], size=SAMPLES), random.integers(o.y_NF.shape[1], size=SAMPLES)
+    yield relative(results[0][group][np.ix_(d, f)], wide(o.x_ND[rows, d]).T @ wide(o.y_NF[rows, f]))
+    assert not np.any(wide(results[0][sizes == 0])), "an expert without rows has a gradient"
     return
   edges = np.concatenate([ends[sizes > 0] - 1, (ends - sizes)[sizes > 0]])
   rows = np.concatenate([random.choice(edges, SAMPLES), random.integers(ends[-1], size=SAMPLES)])
+  expert_of_row = np.searchsorted(ends, rows, side="right")
   for result in results:
     assert not np.any(wide(result[ends[-1] :])), "rows past the sum are not zero"
-  for experts in np.unique(expert_of_row[rows]):
-    mine = rows[expert_of_row[rows] == experts]
-    if leg == "gated_up":
-      gate, up = (wide(x_ND[mine]) @ wide(w[experts]) for w in (o.gate_EDF, o.up_EDF))
-      wants = [gate / (1 + np.exp(-gate)) * up, gate, up]
-    else:
-      w = o.down_EFD[experts] if leg == "matmul" else o.gate_EDF[experts].T
-      wants = [wide(y_NF[mine]) @ wide(w)]
-    for result, want in zip(results, wants, strict=True):
+  for e in np.unique(expert_of_row):
+    mine = rows[expert_of_row == e]
+    for result, want in zip(results, case.wanted(mine, int(e)), strict=True):
       yield relative(result[mine], want)
 
 
@@ -89,3 +182,7 @@ def relative(got, want) -> float:
 
 def wide(array):
   return np.asarray(array).astype(np.float64)
+
+
+if __name__ == "__main__":
+  main()

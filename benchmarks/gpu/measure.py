@@ -1,10 +1,11 @@
 """One rank's share of each document's plan on the accelerator that is here, beside the planner's time for it.
 
-    python benchmarks/gpu/measure.py [--out FOLDER] [--cluster dgx_h200] [--steps 20] [--dry-run]
+    python benchmarks/gpu/measure.py [--out FOLDER] [--cluster dgx_h200] [--steps 20] [--minutes 8] [--dry-run]
 
 The share is a deployment of one device (jaxmoe.cost.one_rank.py): its layers, heads, expert rows and columns, without
-collectives. The planner's time is that of the same deployment on `--cluster`. `--dry-run` measures reduced copies on
-whatever is here; their times mean nothing.
+collectives. The planner's time is that of the same deployment on `--cluster`. The shortest come first; one that fails
+costs its own row. Steps are fewer where `--steps` would take long. `--dry-run` measures reduced copies on whatever is
+here; their times mean nothing.
 """
 
 import argparse
@@ -13,18 +14,19 @@ import datetime
 import json
 import pathlib
 import sys
+import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from jaxmoe.config.catalogue import deployment_names, load_cluster, load_deployment  # noqa: E402
+from jaxmoe.config.catalogue import document_names, load_cluster, load_deployment  # noqa: E402
 from jaxmoe.config.deployment import Deployment  # noqa: E402
 from jaxmoe.config.reduced import reduced, with_precision  # noqa: E402
 from jaxmoe.cost.estimate import estimate  # noqa: E402
 from jaxmoe.cost.one_rank import one_rank  # noqa: E402
-from jaxmoe.xla.measured import Measured  # noqa: E402
 from jaxmoe.xla.verify import measure  # noqa: E402
 
+FEWEST_STEPS, SECONDS_A_PLAN = 3, 20.0
 HEADERS = ("plan", "job", "predicted ms (formula)", "measured ms", "spread", "measured / predicted")
 
 
@@ -33,16 +35,33 @@ def main(arguments: list[str] | None = None) -> int:
   parser.add_argument("--out", type=pathlib.Path, default=ROOT / "benchmarks" / "results")
   parser.add_argument("--cluster", default="dgx_h200")
   parser.add_argument("--steps", type=int, default=20)
+  parser.add_argument("--minutes", type=float, default=8.0, help="start nothing new after this long")
   parser.add_argument("--dry-run", action="store_true")
   options = parser.parse_args(arguments)
   options.out.mkdir(parents=True, exist_ok=True)
-  rows = []
-  for name in deployment_names():
-    d = _on(one_rank(_small(name) if options.dry_run else load_deployment(name)), options.cluster)
-    measured = measure(d, "local", options.steps, lambda line, name=name: print(f"{name}: {line}", flush=True))
-    rows.append({"deployment": d.name, "job": d.job.kind, "predicted_s": estimate(d).time.total_s, **_plain(measured)})
+  deadline = time.monotonic() + 60 * options.minutes
+  plans = [_small(name) if options.dry_run else load_deployment(name) for name in document_names()]
+  rows: list[dict] = []
+  for d in sorted((_on(one_rank(plan), options.cluster) for plan in plans), key=_predicted_s):
+    named = {"deployment": d.name, "job": d.job.kind, "predicted_s": _predicted_s(d)}
+    rows.append({**named, **({"error": "out of time"} if time.monotonic() > deadline else _measured(d, options.steps))})
+    print(_line(rows[-1]), flush=True)
     _write(options, rows)  # after each, so that a run that is cut short keeps what it measured
-  return 0
+  return int(all("error" in row for row in rows))
+
+
+def _predicted_s(d: Deployment) -> float:
+  return estimate(d).time.total_s
+
+
+def _measured(d: Deployment, steps: int) -> dict[str, object]:
+  """What the clock says, or why there is nothing."""
+  affordable = max(FEWEST_STEPS, int(SECONDS_A_PLAN / _predicted_s(d)))
+  try:
+    measured = measure(d, "local", min(steps, affordable), lambda line: print(f"{d.name}: {line}", flush=True))
+  except Exception as error:  # too large for the device, or refused by it: the others may still run
+    return {"error": f"{type(error).__name__}: {' '.join(str(error).split())[-300:]}"}
+  return {**dataclasses.asdict(measured), "median_s": measured.median_s, "spread": measured.spread}
 
 
 def _small(name: str) -> Deployment:
@@ -53,24 +72,24 @@ def _on(d: Deployment, cluster: str) -> Deployment:
   return dataclasses.replace(d, cluster=load_cluster(cluster))
 
 
-def _plain(m: Measured) -> dict[str, object]:
-  return {**dataclasses.asdict(m), "median_s": m.median_s, "spread": m.spread}
-
-
 def _write(options: argparse.Namespace, rows: list[dict]) -> None:
   stem = "measure_dry_run" if options.dry_run else "measure"
   document = {"date": datetime.date.today().isoformat(), "cluster": options.cluster, "rows": rows}
   (options.out / f"{stem}.json").write_text(json.dumps(document, indent=2) + "\n")
-  lines = [f"# One rank of each plan on {rows[0]['device']}, {document['date']}", ""]
-  lines += [f"Command: `python benchmarks/gpu/measure.py --cluster {options.cluster}`; {rows[0]['versions']}", ""]
+  known = next((row for row in rows if "device" in row), {"device": "nothing", "versions": {}})
+  versions = ", ".join(f"{name} {number}" for name, number in known["versions"].items())
+  lines = [f"# One rank of each plan on {known['device']}, {document['date']}", ""]
+  lines += [f"Command: `python benchmarks/gpu/measure.py --cluster {options.cluster}`; {versions}", ""]
   lines += ["| " + " | ".join(HEADERS) + " |", "|" + " --- |" * len(HEADERS), *map(_line, rows)]
   (options.out / f"{stem}.md").write_text("\n".join(lines) + "\n")
 
 
 def _line(row: dict) -> str:
-  predicted, measured = row["predicted_s"], row["median_s"]
-  cells = (row["deployment"], row["job"], f"{1e3 * predicted:.4g}", f"{1e3 * measured:.4g}",
-           f"{100 * row['spread']:.1f} %", f"{measured / predicted:.2f}")  # fmt: skip
+  cells = [row["deployment"], row["job"], f"{1e3 * row['predicted_s']:.4g}"]
+  if "error" in row:
+    return "| " + " | ".join([*cells, row["error"].replace("|", "/"), "", ""]) + " |"
+  measured = row["median_s"]
+  cells += [f"{1e3 * measured:.4g}", f"{100 * row['spread']:.1f} %", f"{measured / row['predicted_s']:.2f}"]
   return "| " + " | ".join(cells) + " |"
 
 

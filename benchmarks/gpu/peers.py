@@ -4,10 +4,13 @@ A peer that is not installed, or has no such leg, raises `Absent` with the reaso
 memory.
 """
 
+import contextlib
 import dataclasses
 import functools
 import importlib
 import itertools
+import sys
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -45,6 +48,25 @@ class Operands:
     """Gate and up side by side, so that peers too need only one matmul."""
     return jnp.concatenate([self.gate_EDF, self.up_EDF], axis=2)
 
+  @functools.cached_property
+  def down_fp8_EFD(self) -> jax.Array:
+    return self.down_EFD.astype("float8_e4m3fn")
+
+  @functools.cached_property
+  def scale_ED(self) -> jax.Array:
+    return 1 + jax.random.uniform(jax.random.key(self.problem.seed + 1), self.down_EFD.shape[::2])
+
+
+def dry_device() -> Device:
+  """What a dry run interprets."""
+  return Device("NVIDIA H200", 2)
+
+
+def on_dry_device():
+  """What is traced meanwhile takes the interpreted device to be the one at hand."""
+  device = jax.sharding.AbstractDevice(dry_device().kind, dry_device().processors, "gpu")
+  return jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), (), abstract_device=device))
+
 
 def operands(problem: Problem) -> Operands:
   N, D, F, E = problem.dims
@@ -80,14 +102,15 @@ class Ours:
       return launch(on(legs.gated_up, activation="silu", device=self.device), o.x_ND, o.gate_EDF, o.up_EDF, o.sizes_E)
     if leg == "down":
       return launch(on(legs.matmul, device=self.device), o.y_NF, o.down_EFD, o.sizes_E)
+    if leg == "down_fp8":
+      return launch(on(legs.matmul_scaled, device=self.device), o.y_NF, o.down_fp8_EFD, o.scale_ED, o.sizes_E)
     if leg == "input_gradient":
       return launch(on(legs.matmul_transposed, device=self.device), o.y_NF, o.gate_EDF, o.sizes_E)
     if leg == "weight_gradient":
       return launch(on(legs.weight_gradient, device=self.device), o.x_ND, o.y_NF, o.sizes_E)
-    if self.device is not None:
-      raise Absent("a whole layer is not interpreted in a dry run")
     run = on(expert_ffn, activation="silu", implementation="hopper")
-    return launch(both_passes(run), o.x_ND, o.sizes_E, o.x_ND, o.gate_EDF, o.up_EDF, o.down_EFD)
+    with on_dry_device() if self.device else contextlib.nullcontext():
+      return launch(both_passes(run), o.x_ND, o.sizes_E, o.x_ND, o.gate_EDF, o.up_EDF, o.down_EFD)
 
 
 def both_passes(run):
@@ -101,7 +124,9 @@ def both_passes(run):
 
 
 class Dense:
-  """The bound: one dense matmul of the same operations."""
+  """The bound: one dense matmul of the same operations, with one expert's weights."""
+
+  differs = True
 
   def build(self, leg: Leg, o: Operands) -> Launch:
     if leg == "layer":
@@ -133,6 +158,8 @@ class GroupedMatmul:
     return self.matmul(silu_gate(self.matmul(x_ND, gate_up_EDF, sizes_E)), down_EFD, sizes_E)
 
   def build(self, leg: Leg, o: Operands) -> Launch:
+    if leg == "down_fp8":
+      raise Absent("no scales of FP8 weights")
     if leg == "up":
       return launch(lambda x, w, s: silu_gate(self.matmul(x, w, s)), o.x_ND, o.gate_up_EDF, o.sizes_E)
     if leg == "down":
@@ -160,7 +187,20 @@ class Tokamax(GroupedMatmul):
     self.backend = backend
 
   def matmul(self, x_ND, w_EDF, sizes_E):
-    return load("tokamax").ragged_dot(x_ND, w_EDF, sizes_E, implementation=self.backend)
+    return tokamax().ragged_dot(x_ND, w_EDF, sizes_E, implementation=self.backend)
+
+
+def tokamax():
+  """It imports a profiler that only its own benchmarks use; where that is not installed, an empty module stands in."""
+  try:
+    importlib.import_module("xprof.cli.tools")
+  except ImportError:
+    for name in ("xprof", "xprof.cli", "xprof.cli.tools", "xprof.cli.tools.get_kernel_stats_tool"):
+      module = sys.modules.setdefault(name, types.ModuleType(name))
+      module.__path__ = []
+      parent, _, last = name.rpartition(".")
+      setattr(sys.modules.get(parent, module), last, module)
+  return load("tokamax")
 
 
 class JaxMosaic:
@@ -178,7 +218,7 @@ class JaxMosaic:
       "weight_gradient": (lambda x, y, s, **t: backward(x, y, group_sizes=s, **t), (o.x_ND, o.y_NF)),
     }.get(leg, (None, ()))  # fmt: skip
     if call is None:
-      raise Absent("jax's kernels have no gradient of their own")
+      raise Absent("jax's kernels take no scales and have no gradient of their own")
     return fastest(
       launch(functools.partial(call, block_m=m, block_n=128, block_k=64, max_concurrent_steps=4, grid_block_n=4), *both)
       for m, both in itertools.product((64, 128), [(*arrays, o.sizes_E)])
@@ -196,6 +236,14 @@ def load(name: str):
     return importlib.import_module(name)
   except ImportError as error:
     raise Absent(f"{name} cannot be imported: {error}") from error
+
+
+def first_array(result) -> jax.Array:
+  """The first array of what a launch returned, as jax's."""
+  leaf = jax.tree.leaves(result)[0]
+  if isinstance(leaf, jax.Array):
+    return leaf
+  return jax.dlpack.from_dlpack(leaf.detach().contiguous())
 
 
 def routing(o: Operands) -> tuple[np.ndarray, np.ndarray]:

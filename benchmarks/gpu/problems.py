@@ -1,13 +1,18 @@
 """What is measured: shapes of published models, how rows fall on experts, and the work that a leg must do."""
 
 import dataclasses
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-Leg = Literal["up", "down", "input_gradient", "weight_gradient", "layer"]
+Leg = Literal["up", "down", "down_fp8", "input_gradient", "weight_gradient", "layer"]
 Skew = Literal["balanced", "dirichlet", "quarter"]
-LEGS: tuple[Leg, ...] = ("up", "down", "input_gradient", "weight_gradient", "layer")
+LEGS: tuple[Leg, ...] = ("up", "down", "down_fp8", "input_gradient", "weight_gradient", "layer")
+# What is checked: the legs of the package, and a whole layer with its gradient; the word after a leg is its activation.
+CHECKED = (
+  "matmul", "gated_up silu", "weight_gradient", "matmul_transposed", "matmuls_transposed", "matmul_scaled", "up",
+  "gated_up gelu", "gated_up clamped", "layer",
+)  # fmt: skip
 
 # Name -> (model width D, expert width F, experts, experts a token).
 SHAPES = {
@@ -17,7 +22,14 @@ SHAPES = {
   "deepseek-v3": (7168, 2048, 256, 8),
   "tiny": (128, 128, 3, 2),  # for --dry-run
 }
-MATMULS = {"up": 2, "down": 1, "input_gradient": 1, "weight_gradient": 1, "layer": 9}  # of one row, D x F each
+MATMULS = {
+  "up": 2,
+  "down": 1,
+  "down_fp8": 1,
+  "input_gradient": 1,
+  "weight_gradient": 1,
+  "layer": 9,
+}  # of one row, D x F each
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -63,29 +75,50 @@ class Problem:
     return {
       "up": 2 * used + N * (2 * D + 6 * F),
       "down": used + N * (2 * F + 2 * D),
+      "down_fp8": used / 2 + 4 * E * D + N * (2 * F + 2 * D),
       "input_gradient": used + N * (2 * F + 2 * D),
       "weight_gradient": E * matrix + N * (2 * D + 2 * F),
       "layer": 6 * used + 3 * E * matrix + N * (8 * D + 20 * F),
     }[leg]
 
 
-def plan() -> list[tuple[str, list[Problem], tuple[Leg, ...]]]:
-  """(section, problems, legs), the most important first."""
+class Section(NamedTuple):
+  """Problems that answer one question; `alone` without peers, because the answer needs none."""
+
+  name: str
+  problems: list[Problem]
+  legs: tuple[Leg, ...]
+  alone: bool = False
+
+
+def plan() -> list[Section]:
+  """The most important first: what a run that is cut short has measured should answer most goals."""
   compute: tuple[Leg, ...] = ("up", "down", "input_gradient", "weight_gradient")
   every: tuple[Leg, ...] = (*compute, "layer")
-  memory: tuple[Leg, ...] = ("up", "down")
+  memory: tuple[Leg, ...] = ("up", "down", "down_fp8")
+  few = [Problem(model, 64) for model in ("seed", "qwen3-30b-a3b", "mixtral", "deepseek-v3")]
   return [
-    ("qwen3 at 32768 tokens", [Problem("qwen3-30b-a3b", 32768)], every),
-    ("seed", [Problem("seed", tokens) for tokens in (32768, 4096)], every),
-    ("decode", [Problem(model, 64) for model in ("seed", "qwen3-30b-a3b", "mixtral", "deepseek-v3")], memory),
-    ("skew", [Problem("qwen3-30b-a3b", 16384, skew) for skew in ("balanced", "quarter")], compute),
-    ("mixtral", [Problem("mixtral", 8192)], every),
-    ("deepseek-v3", [Problem("deepseek-v3", 16384)], compute),
-    ("more decode", [Problem(model, tokens) for tokens in (256, 1024) for model in ("seed", "qwen3-30b-a3b")], memory),
-    ("middle", [Problem(model, 4096) for model in ("qwen3-30b-a3b", "mixtral", "deepseek-v3")], every),
-    ("large", [Problem(model, 32768) for model in ("mixtral", "deepseek-v3")], compute),
+    Section("qwen3", [Problem("qwen3-30b-a3b", 32768)], ("layer", *compute)),
+    Section("decode", few, memory, alone=True),
+    Section("skew", [Problem("qwen3-30b-a3b", 16384, skew) for skew in ("balanced", "quarter")], compute, alone=True),
+    Section("seed", [Problem("seed", 32768)], every),
+    Section("mixtral", [Problem("mixtral", 8192)], every),
+    Section("deepseek-v3", [Problem("deepseek-v3", 16384)], compute),
+    Section("decode-peers", few, ("up", "down")),
+    Section("ridge", [Problem("seed", 4096)], every),
+    Section("few", [Problem(model, n) for n in (256, 1024) for model in ("seed", "qwen3-30b-a3b")], memory),
+    Section("middle", [Problem(model, 4096) for model in ("qwen3-30b-a3b", "mixtral", "deepseek-v3")], every),
+    Section("large", [Problem(model, 32768) for model in ("mixtral", "deepseek-v3")], compute),
   ]
 
 
-def tiny_plan() -> list[tuple[str, list[Problem], tuple[Leg, ...]]]:
-  return [("tiny", [Problem("tiny", 16)], LEGS)]
+def tiny_plan() -> list[Section]:
+  return [Section("tiny", [Problem("tiny", 16)], LEGS)]
+
+
+def cases_to_check(*, dry_run: bool) -> list[tuple[Problem, str]]:
+  """What must be right before anything is timed: every leg, on tall and on low tiles, and with one expert ahead."""
+  if dry_run:
+    return [(Problem("tiny", 16), leg) for leg in CHECKED]
+  problems = [Problem("seed", 3000), Problem("qwen3-30b-a3b", 3000, "quarter", 1), Problem("seed", 64, seed=2)]
+  return [(problem, leg) for problem in problems for leg in CHECKED]

@@ -7,32 +7,39 @@ from peers import Absent, Launch, Operands, load, routing
 from problems import Leg
 
 
-def torch() -> Any:
+def torch(where: str = "cuda") -> Any:
   found = load("torch")
-  if not found.cuda.is_available():
+  if where == "cuda" and not found.cuda.is_available():
     raise Absent("torch sees no GPU")
   return found
 
 
 def tensor(array):
-  return torch().utils.dlpack.from_dlpack(array)
-
-
-def ends(o: Operands):
-  return torch().from_numpy(np.cumsum(np.asarray(o.sizes_E)).astype(np.int32)).cuda()
+  return load("torch").utils.dlpack.from_dlpack(array)
 
 
 class TorchGroupedMm:
+  """Legs from torch's grouped matmul; `where` is "cpu" in a dry run."""
+
+  def __init__(self, where: str = "cuda"):
+    self.where = where
+
   def matmul(self):
-    functional = torch().nn.functional
+    found = torch(self.where)
+    functional = found.nn.functional
     if hasattr(functional, "grouped_mm"):
       return functional.grouped_mm
-    if hasattr(torch(), "_grouped_mm"):
-      return torch()._grouped_mm
-    raise Absent(f"torch {torch().__version__} has no grouped_mm")
+    if hasattr(found, "_grouped_mm"):
+      return found._grouped_mm
+    raise Absent(f"torch {found.__version__} has no grouped_mm")
+
+  def ends(self, o: Operands):
+    return load("torch").from_numpy(np.cumsum(np.asarray(o.sizes_E)).astype(np.int32)).to(self.where)
 
   def build(self, leg: Leg, o: Operands) -> Launch:
-    mm, offs = self.matmul(), ends(o)
+    if leg == "down_fp8":
+      raise Absent("no scales of FP8 weights")
+    mm, offs = self.matmul(), self.ends(o)
     x, y, gate, down = (tensor(array) for array in (o.x_ND, o.y_NF, o.gate_EDF, o.down_EFD))
     if leg == "up":
       gate_up = tensor(o.gate_up_EDF)
@@ -47,33 +54,41 @@ class TorchGroupedMm:
 
     def both_passes():
       out = mm(self.activate(mm(leaves[0], leaves[1], offs=offs)), leaves[2], offs=offs)
-      return torch().autograd.grad(out, leaves, x)
+      return out, *load("torch").autograd.grad(out, leaves, x)
 
     return both_passes
 
   def activate(self, gate_up):
     gate, up = gate_up.chunk(2, dim=-1)
-    return torch().nn.functional.silu(gate) * up
+    return load("torch").nn.functional.silu(gate) * up
 
 
 class Liger:
   """Its layer also gathers rows by token and adds them up again, which ours is spared here; noted beside the result."""
 
+  differs = True  # its result is one row a token
+
+  def __init__(self, where: str = "cuda"):
+    self.where = where
+
   def build(self, leg: Leg, o: Operands) -> Launch:
-    apply = load("liger_kernel.ops.fused_moe").LigerFusedMoEFunction.apply
     if leg != "layer":
       raise Absent("Liger fuses the whole layer")
-    experts, scores = (torch().from_numpy(array).cuda() for array in routing(o))
+    found = torch(self.where)
+    apply = load("liger_kernel.ops.fused_moe").LigerFusedMoEFunction.apply
+    experts, scores = (found.from_numpy(array).to(self.where) for array in routing(o))
     x = tensor(o.x_ND)[: o.problem.tokens].detach().requires_grad_()
     gate_up = tensor(o.gate_up_EDF).transpose(1, 2).contiguous().requires_grad_()
     down = tensor(o.down_EFD).transpose(1, 2).contiguous().requires_grad_()
 
     def both_passes():
       out = apply(x, gate_up, down, experts, scores)
-      return torch().autograd.grad(out, [x, gate_up, down], x.detach())
+      return out, *found.autograd.grad(out, [x, gate_up, down], x.detach())
 
     return both_passes
 
 
 def synchronize(_) -> None:
-  torch().cuda.synchronize()
+  """Wait for the GPU, if there is one."""
+  if load("torch").cuda.is_available():
+    load("torch").cuda.synchronize()

@@ -2,13 +2,15 @@
 
     python benchmarks/gpu/tune.py [--table FILE] [--minutes 9] [--dry-run]
 
-Entries of other devices and shapes stay. What is timed first is what was never timed, so that several short runs
-complete a table. `--dry-run` times two candidates of one tiny problem in the interpreter.
+Entries of other devices and shapes stay, and the table is written after each leg. What was timed before is not timed
+again, so that several short runs complete a table. A new FILE starts with what the package's table holds. `--dry-run`
+times two candidates of one tiny problem in the interpreter.
 """
 
 import argparse
 import dataclasses
 import datetime
+import faulthandler
 import functools
 import json
 import os
@@ -22,14 +24,13 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import jax  # noqa: E402
 import peers  # noqa: E402
-from problems import Problem  # noqa: E402
+from problems import Problem, plan  # noqa: E402
 from timing import median_us  # noqa: E402
 
 from jaxmoe.kernels.hopper import compat, config, device, legs  # noqa: E402
 from jaxmoe.kernels.hopper.config import TileShape  # noqa: E402
 
-MODELS = ("qwen3-30b-a3b", "seed", "deepseek-v3", "mixtral")
-TOKENS = (32768, 4096, 64, 1024, 256, 16384)
+HANGS_AFTER_S = 120  # a candidate that is compiled and timed for longer ends the run; the table keeps the others
 BANDS = (8, 4, 16)
 KEYS = ("device", "leg", "groups", "D", "F", "rows_per_group")
 
@@ -42,15 +43,19 @@ def main(arguments: list[str] | None = None) -> int:
   options = parser.parse_args(arguments)
   deadline = time.monotonic() + 60 * options.minutes
   if not options.dry_run:
-    problems = [Problem(model, tokens) for tokens in TOKENS for model in MODELS]
-    return tune(options.table, problems, device.current(), config.candidates(), BANDS, deadline, 3)
+    return tune(options.table, problems_to_tune(), device.current(), config.candidates(), BANDS, deadline, 3)
   with compat.interpreted(detect_races=False):
     small = device.Device("dry run", 2)
     return tune(options.table, [Problem("tiny", 16)], small, config.candidates()[2:4], (8,), deadline, 0)
 
 
+def problems_to_tune() -> list[Problem]:
+  """Those of the benchmark, in its order, each shape and number of tokens once."""
+  return [Problem(model, n) for model, n in dict.fromkeys((p.model, p.tokens) for s in plan() for p in s.problems)]
+
+
 def tune(table: pathlib.Path, problems, target: device.Device, shapes, bands, deadline: float, repeats: int) -> int:
-  entries = json.loads(table.read_text())["entries"] if table.exists() else []
+  entries = json.loads((table if table.exists() else config.TABLE).read_text())["entries"]
   known = {tuple(entry[key] for key in KEYS) for entry in entries}
   for problem in problems:
     cases = [case for case in cases_of(problem) if key_of(target, problem, *case[:3]) not in known]
@@ -61,6 +66,7 @@ def tune(table: pathlib.Path, problems, target: device.Device, shapes, bands, de
       if time.monotonic() > deadline:
         print("out of time")
         return 0
+      print(f"{problem.model}, {problem.tokens} tokens: {leg}", flush=True)
       timed = times(leg, D, F, functools.partial(launch, leg, names, operands, target), shapes, bands, repeats)
       if timed:
         entries.append(entry(key_of(target, problem, leg, D, F), timed))
@@ -74,6 +80,7 @@ def cases_of(problem: Problem):
   return [
     ("gated_up", D, F, ("x_ND", "gate_EDF", "up_EDF")),
     ("matmul", F, D, ("y_NF", "down_EFD")),
+    ("matmul_scaled", F, D, ("y_NF", "down_fp8_EFD", "scale_ED")),
     ("matmul_transposed", F, D, ("y_NF", "gate_EDF")),
     ("matmul_transposed", D, F, ("x_ND", "down_EFD")),
     ("weight_gradient", D, F, ("x_ND", "y_NF")),
@@ -103,11 +110,14 @@ def times(leg, D: int, F: int, build, shapes, bands, repeats: int) -> list[tuple
 
 
 def measure(build, shape: TileShape, repeats: int) -> float:
+  faulthandler.dump_traceback_later(HANGS_AFTER_S, exit=True)
   try:
     return median_us(build(shape), jax.block_until_ready, repeats=repeats)
   except Exception as error:
     print(f"{shape}: {type(error).__name__}: {str(error)[:200]}", file=sys.stderr)
     return float("inf")
+  finally:
+    faulthandler.cancel_dump_traceback_later()
 
 
 def entry(key: tuple, timed: list[tuple[float, TileShape]]) -> dict:

@@ -19,11 +19,11 @@ def run(
   as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
   """Recompute what a deployment's document claims, say what contradicts what, and plan the same better."""
-  from jaxmoe.config.catalogue import deployment_names, load_deployment
+  from jaxmoe.config.catalogue import document_names, load_deployment
   from jaxmoe.planner.own_plan import own_plans
   from jaxmoe.report import audit as report
 
-  names = deployment_names() if deployment == ALL else (deployment,)
+  names = document_names() if deployment == ALL else (deployment,)
   deployments = [load_deployment(with_home(name)) for name in names]
   own = [own_plans(d) for d in deployments]
   if as_json:

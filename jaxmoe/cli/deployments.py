@@ -16,11 +16,11 @@ def run(as_json: Annotated[bool, typer.Option("--json", help="One JSON document.
 
   deployments = [load_deployment(name) for name in deployment_names()]
   if as_json:
-    write_json({"source": "document", "deployments": [_summary(deployment) for deployment in deployments]})
+    write_json({"deployments": [_summary(deployment) for deployment in deployments]})
   else:
     write_table(
-      ["name", "devices", "job", "title"],
-      [[d.name, d.strategy.product, job_line(d.job), d.title] for d in deployments],
+      ["name", "from", "devices", "job", "title"],
+      [[d.name, _source(d), d.strategy.product, job_line(d.job), d.title] for d in deployments],
     )
 
 
@@ -29,11 +29,17 @@ def job_line(job: Job) -> str:
   return f"{job.kind} {job.batch} x {job.sequence_length}"
 
 
+def _source(d: Deployment) -> str:
+  """Who laid it out: a document, or `jaxmoe plan`, whose command is the title."""
+  return "planner" if d.document is None else "document"
+
+
 def _summary(deployment: Deployment) -> dict[str, Any]:
   d = deployment
   return {
     "name": d.name,
     "title": d.title,
+    "source": _source(d),
     "document": d.document,
     "devices": d.strategy.devices,
     "product": d.strategy.product,

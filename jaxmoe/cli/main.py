@@ -1,6 +1,5 @@
 """The command line: verbs are registered here, and every error leaves as one message and an exit code."""
 
-import errno
 import os
 import sys
 import traceback
@@ -12,13 +11,8 @@ import typer
 from jaxmoe import __version__
 from jaxmoe.cli import audit, demo, deployments, estimate, measure, model, place, plan, verify, why
 from jaxmoe.cli.exit_codes import ExitCode
+from jaxmoe.cli.failures import REFUSALS, said_of
 from jaxmoe.cli.output import log, silence, write
-from jaxmoe.config.files import shown
-from jaxmoe.meshes.errors import MissingError, UsageError
-from jaxmoe.xla.child import ChildFailed, ChildStopped
-
-# How a system says that a file or stdout cannot be written, which is no fault of ours.
-REFUSALS = (errno.EACCES, errno.EBADF, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EROFS)
 
 app = typer.Typer(
   name="jaxmoe",
@@ -55,27 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     silence(sys.stdout)
     return ExitCode.DONE
   except Exception as error:
-    return _report(*_message(error))
-
-
-def _message(error: Exception) -> tuple[str, ExitCode]:
-  """What to say of an error: a newcomer never sees a traceback."""
-  match error:
-    case UsageError():
-      return f"jaxmoe: {error}", ExitCode.USAGE
-    case MissingError():
-      return f"jaxmoe: {error}", ExitCode.MISSING
-    case ChildStopped():  # limits are options, and the compiler's last lines say what it was at
-      return f"jaxmoe: {error}", ExitCode.USAGE
-    case OSError() if error.errno in REFUSALS:
+    if isinstance(error, OSError) and error.errno in REFUSALS:
       silence(sys.stdout)
-      return f"jaxmoe: cannot write or read: {shown(error)}; is there room, and the right to?", ExitCode.USAGE
-  # A child's message is its last lines, which say what happened.
-  what = str(error) if isinstance(error, ChildFailed) else f"{type(error).__name__}: {shown(error)}"
-  return (
-    f"jaxmoe: internal error: {what}; please report it with the output of JAXMOE_DEBUG=1",
-    ExitCode.INTERNAL_ERROR,
-  )
+    message, code = said_of(error)
+    return _report(f"jaxmoe: {message}", code)
 
 
 def _show_version(wanted: bool) -> None:

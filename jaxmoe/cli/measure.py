@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from jaxmoe.cli.html_page import page_writer
 from jaxmoe.cli.loading import DeploymentArgument, deployment_of
 from jaxmoe.cli.output import write, write_json, write_tables
 from jaxmoe.cli.progress import progress_display
@@ -19,11 +20,17 @@ def run(
   target: Annotated[str, typer.Option(help="local, the devices that are here; or cpu, fake ones.")] = "local",
   steps: Annotated[int, typer.Option(min=1, max=10_000, help="Steps to time.")] = 10,
   as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+  html: Annotated[
+    str | None,
+    typer.Option(
+      metavar="FILE", help="Compile and compare as verify does, and write one HTML page with the clock's numbers."
+    ),
+  ] = None,
 ) -> None:
   """Run and time the compiled step: median, spread, and the shares of compute, collectives and idling."""
   from jaxmoe.config.reduced import reduced as reduced_copy
   from jaxmoe.report.measured import document, tables, verdict
-  from jaxmoe.xla.verify import measure
+  from jaxmoe.xla.verify import measure, verify
 
   if target not in ("local", "cpu"):
     raise UsageError(f"--target must be local or cpu, got {target!r}: a step runs only on devices that are here")
@@ -33,8 +40,12 @@ def run(
     raise UsageError(
       f"--target cpu runs at most {MOST_FAKE_DEVICES} fake devices, and the plan is {d.strategy.product}; use --reduced"
     )
+  write_page = page_writer(html, d, needs_time=False)
   with progress_display() as progress:
     measured = measure(d, target, steps, progress)
+    comparison = None if html is None else verify(d, target, progress)
+  if comparison is not None:
+    write_page(comparison, measured)
   if as_json:
     write_json(document(d, measured))
   else:

@@ -36,6 +36,8 @@ def run(
   capacity_factor: Annotated[float, typer.Option(help="Room of an expert's buffer, transport capacity.")] = 1.25,
   weights: Annotated[str, typer.Option(help="Dtype of stored weights.")] = "",
   compute: Annotated[str, typer.Option(help="Dtype of matmuls, activations and cache.")] = "bfloat16",
+  gradients: Annotated[str, typer.Option(help="Dtype of gradients, where not that of the weights.")] = "",
+  master: Annotated[str, typer.Option(help="Dtype of a second, wider copy of the weights; none is kept else.")] = "",
   runnable: Annotated[
     bool, typer.Option("--runnable", help="Only what verify compiles and this package runs.")
   ] = False,
@@ -60,17 +62,19 @@ def run(
   from jaxmoe.config.catalogue import load_cluster, load_model
   from jaxmoe.planner.question import Question, serving_batches
 
-  kind = _kind(job)
+  kind, loaded = _kind(job), load_model(with_home(model), mtp=mtp)
   question = Question(
-    model=load_model(with_home(model), mtp=mtp),
+    model=loaded,
     cluster=load_cluster(with_home(cluster)),
     devices=devices,
-    job=_job(kind, batch, sequence_length, capacity_factor, weights, compute),
-    batches=() if batch is not None or kind == "train" else serving_batches(devices),
+    job=_job(kind, batch, sequence_length, capacity_factor, _precision(kind, weights, compute, gradients, master)),
+    batches=() if batch is not None or kind == "train" else serving_batches(devices, sequence_length),
     space=_space(kind, runnable, transport),
     objective=objective or ("latency" if kind == "train" else "throughput"),  # pyright: ignore[reportArgumentType]
     constraints=_constraints(_longest_step(kind, max_step, max_ttft), min_tokens_per_ms, reserve),
-    assumptions=Assumptions(dispatch_overlap=dispatch_overlap, gradient_overlap=gradient_overlap, **load_from(load)),
+    assumptions=Assumptions(
+      dispatch_overlap=dispatch_overlap, gradient_overlap=gradient_overlap, **load_from(load, loaded.num_experts)
+    ),
   )
   _warn(question, mtp)
   found = _answer(question, top, out, force)
@@ -156,12 +160,25 @@ def _kind(job: str) -> Kind:
   return kinds[job]
 
 
-def _job(kind: Kind, batch: int | None, length: int, capacity_factor: float, weights: str, compute: str) -> Job:
+def _precision(kind: Kind, weights: str, compute: str, gradients: str, master: str) -> Precision:
   """Training keeps float32 weights and moments, serving weights as it computes, where nothing else is said."""
-  for option, dtype, legal in (("--weights", weights, ITEM_BYTES), ("--compute", compute, WIDE_DTYPES)):
+  options = {"--weights": weights, "--compute": compute, "--gradients": gradients, "--master": master}
+  for option, dtype in options.items():
+    legal = ITEM_BYTES if option == "--weights" else WIDE_DTYPES
     if dtype not in legal and (dtype or option == "--compute"):
       raise UsageError(f"{option} must be one of {', '.join(legal)}, got {shown(dtype)!r}")
-  precision = Precision(weights=weights or ("float32" if kind == "train" else compute), compute=compute)
+  for option in ("--gradients", "--master"):
+    if options[option] and kind != "train":
+      raise UsageError(f"{option} is for --job train, got it for {kind}, which keeps none; leave it out")
+  return Precision(
+    weights=weights or ("float32" if kind == "train" else compute),
+    compute=compute,
+    gradients=gradients or None,
+    master=master or None,
+  )
+
+
+def _job(kind: Kind, batch: int | None, length: int, capacity_factor: float, precision: Precision) -> Job:
   sizes: dict[str, Any] = {"batch": TRAIN_BATCH if batch is None else batch, "sequence_length": length}
   return Job(kind=kind, **sizes, capacity_factor=capacity_factor, precision=precision)
 

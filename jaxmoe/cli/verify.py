@@ -8,15 +8,15 @@ from jaxmoe.cli.amounts import bytes_of, seconds_of
 from jaxmoe.cli.exit_codes import ExitCode
 from jaxmoe.cli.html_page import page_writer
 from jaxmoe.cli.loading import deployment_of
-from jaxmoe.cli.output import log, write, write_json, write_table, write_tables
+from jaxmoe.cli.output import write, write_json, write_tables
 from jaxmoe.cli.progress import progress_display
+from jaxmoe.cli.verify_all import verify_all
 from jaxmoe.config.deployment import Deployment
 from jaxmoe.meshes.errors import UsageError
 from jaxmoe.xla.failed import CompileFailed
 
 if TYPE_CHECKING:
   from jaxmoe.cost.estimate import Estimate
-  from jaxmoe.report.verify_all import Outcome
   from jaxmoe.xla.verify import Options
 
 ALL = "all"
@@ -55,7 +55,7 @@ def run(
   if deployment == ALL:
     if html is not None:
       raise UsageError("--html writes the page of one deployment; name it instead of all")
-    code = _verify_all(target, options, as_json)
+    code = verify_all(target, options, as_json)
   else:
     code = _verify(deployment_of(deployment), target, options, as_json, html)
   if code:
@@ -75,7 +75,7 @@ def _verify(d: Deployment, target: str, options: "Options", as_json: bool, html:
   from jaxmoe.report.refused import nearest_document, nearest_plan
   from jaxmoe.report.verification import document, tables, verdict
 
-  write_page(comparison)
+  write_page(comparison, None)
   nearest = None if comparison.fit.ok else _nearest(d, d.cluster.memory_bytes)
   if as_json:
     write_json(document(comparison) | ({} if comparison.fit.ok else {"nearest_plan": nearest_document(nearest)}))
@@ -119,42 +119,3 @@ def _nearest(d: Deployment, memory_bytes: int) -> "Estimate | None":
   if found.plans:
     return found.best
   return found.shortage.fitting if found.shortage else None
-
-
-def _verify_all(target: str, options: "Options", as_json: bool) -> ExitCode:
-  from jaxmoe.config.catalogue import deployment_names
-  from jaxmoe.xla.target import Target
-
-  Target.parse(target).require()  # what is missing for one is missing for all
-  names = deployment_names()
-  results: list[tuple[Outcome, ExitCode]] = []
-  with progress_display() as progress:
-    for name in names:
-      d = deployment_of(name)
-      results.append(_outcome(d, target, lambda line, name=name: progress(f"{name}: {line}"), options))
-  from jaxmoe.report.verify_all import document, table
-
-  outcomes = [outcome for outcome, _ in results]
-  if as_json:
-    write_json(document(target, outcomes))
-  else:
-    summary = table(outcomes)
-    write_table(summary.headers, summary.rows)
-  return max(code for _, code in results)
-
-
-def _outcome(d: Deployment, target: str, progress, options: "Options") -> "tuple[Outcome, ExitCode]":
-  from jaxmoe.xla.verify import verify
-
-  try:
-    comparison = verify(d, target, progress, options)
-  except (CompileFailed, UsageError) as error:
-    from jaxmoe.report.verify_all import Outcome
-
-    log(f"{d.name}: {error}")
-    code = ExitCode.DISAGREES if isinstance(error, CompileFailed) else ExitCode.USAGE
-    return Outcome(deployment=d, target=target, refusal=str(error)), code
-  from jaxmoe.report.verify_all import Outcome
-
-  found = Outcome(deployment=d, target=comparison.target, comparison=comparison)
-  return found, ExitCode.DONE if found.ok else ExitCode.DISAGREES

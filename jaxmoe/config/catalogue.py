@@ -17,10 +17,17 @@ from jaxmoe.meshes.cluster import Cluster
 from jaxmoe.meshes.errors import UsageError
 
 _SUFFIXES = (".yaml", ".yml", ".json")
+_PLANNED = "deployments/planned"
 
 
 def deployment_names() -> tuple[str, ...]:
-  return tuple(sorted(_entries("deployments")))
+  """All: those that are taken from documents, then those that the planner found."""
+  return (*document_names(), *sorted(_files(_PLANNED)))
+
+
+def document_names() -> tuple[str, ...]:
+  """Deployments that are taken from documents."""
+  return tuple(sorted(_files("deployments")))
 
 
 def cluster_names() -> tuple[str, ...]:
@@ -118,7 +125,11 @@ def _reference(field: str, value: Any) -> str:
 
 def _entries(kind: str) -> dict[str, Traversable]:
   """Catalogue files of one kind by name."""
-  files = (resources.files("jaxmoe.meshes") / kind).iterdir()
+  return _files(kind) | (_files(_PLANNED) if kind == "deployments" else {})
+
+
+def _files(folder: str) -> dict[str, Traversable]:
+  files = (resources.files("jaxmoe.meshes") / folder).iterdir()
   return {_stem(file.name): file for file in files if file.name.endswith(_SUFFIXES)}
 
 

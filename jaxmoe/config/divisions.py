@@ -134,7 +134,7 @@ def _divisions(d: Shares) -> list[tuple[str, int, tuple[str, ...]]]:
   """(field, its size, the axes that split it)."""
   rules, model = d.rules, d.model
   hidden = (("dense", "I", model.dense), ("shared", "J", model.shared))
-  even = d.job.schedule == "gpipe"  # a scan over ticks, and what serving runs; other schedules take uneven stages
+  even = d.train and d.job.schedule == "gpipe"  # a scan over ticks; other schedules, and serving, take uneven stages
   return [
     *([("model.num_layers", model.num_layers, rules.axes("attention", "L"))] if even else []),
     ("model.num_heads", model.num_heads, rules.axes("attention", "H")),

@@ -23,8 +23,8 @@ class Shares:
     hidden_recomputed: whether it runs the experts' first matmuls again rather than keep their rows (0 or 1).
     executes_idle: whether a stage computes in its idle ticks too (0 or 1), as a scan over ticks does.
     skips_masked: whether attention leaves out the blocks of scores that causal masking would zero.
-    scatters_messages: whether devices along tensor that hold the same tokens each send a part of them to the next stage,
-      which gathers them (Narayanan et al. 2021, section 4.1); with sequence parallelism they hold a part anyway.
+    scatters_messages: whether devices along tensor that hold the same tokens each send a part of them to the next
+      stage, which gathers them (Narayanan et al. 2021, section 4.1); with sequence parallelism they hold a part anyway.
     writes_scores: whether attention is not fused, so that scores, their softmax and its dropout go through memory.
   """
 

@@ -79,7 +79,7 @@ MATMUL_SHARE = _fitted(
   "MATMUL_SHARE", 0.721, "share of the datasheet's dense peak", "That large matmuls reach.", DENSE_ROWS + EXPERT_ROWS
 )
 EXPERT_MATMUL_SHARE = _fitted(
-  "EXPERT_MATMUL_SHARE", 0.521, "share of the same peak", "That one device's experts reach together.", EXPERT_ROWS
+  "EXPERT_MATMUL_SHARE", 0.492, "share of the same peak", "That one device's experts reach together.", EXPERT_ROWS
 )
 MEMORY_SHARE = _fitted(
   "MEMORY_SHARE", 0.723, "share of the datasheet's bandwidth", "That streaming reaches.", DENSE_ROWS + EXPERT_ROWS

@@ -67,10 +67,15 @@ def gradient_bytes(d: Shares, groups: list[Holding]) -> Any:
 
 
 def optimizer_bytes(d: Shares, groups: list[Holding]) -> Any:
-  """Adam's two moments, a master copy if there is one, and a counter: from zero 1 on this device's part of them."""
-  p = d.job.precision
-  each = 2 * ITEM_BYTES[p.optimizer] + (ITEM_BYTES[p.master] if p.master else 0)
+  """Adam's two moments and a counter: from zero 1 on this device's part of them."""
+  each = 2 * ITEM_BYTES[d.job.precision.optimizer]
   return _shared(d, groups, 1, lambda held: held.count * each) + INT_BYTES
+
+
+def master_bytes(d: Shares, groups: list[Holding]) -> Any:
+  """A copy of the weights in a wider dtype, if the job keeps one: from zero 1 on this device's part of it."""
+  master = d.job.precision.master
+  return 0 if master is None else _shared(d, groups, 1, lambda held: held.count * ITEM_BYTES[master])
 
 
 def stored_gradient_bytes(held: Holding, precision: Precision) -> Any:

@@ -7,6 +7,7 @@ Sizes may be arrays, one entry a plan.
 
 import dataclasses
 import functools
+import itertools
 from typing import Any
 
 from jaxmoe.config.arrays import ceil_div, most, table_of, total
@@ -23,7 +24,15 @@ from jaxmoe.cost.activations import (
   total_bytes,
 )
 from jaxmoe.cost.constants import DISPATCH_BUFFERS, INT_BYTES, WIDE_BYTES
-from jaxmoe.cost.holdings import Stacked, gradient_bytes, holdings, optimizer_bytes, stacked_holdings, weight_bytes
+from jaxmoe.cost.holdings import (
+  Stacked,
+  gradient_bytes,
+  holdings,
+  master_bytes,
+  optimizer_bytes,
+  stacked_holdings,
+  weight_bytes,
+)
 from jaxmoe.cost.stage import StageLayers, stage_layers
 from jaxmoe.pipeline.schedule_facts import in_flight
 
@@ -33,7 +42,9 @@ class MemoryBytes:
   """Bytes of the device that holds most.
 
   Attributes:
+    master: a second, wider copy of the weights.
     gathered: weights of the layers at work, where zero 3 leaves each device a part of them.
+    stacked: where one scan runs all ticks, arrays over all microbatches and ticks, and a second set of gradients.
   """
 
   parameters: Any
@@ -43,7 +54,9 @@ class MemoryBytes:
   inputs: Any
   activations: Any
   dispatch: Any
+  master: Any = 0
   gathered: Any = 0
+  stacked: Any = 0
 
   @property
   def total(self) -> Any:
@@ -82,12 +95,28 @@ def _of_stage(d: Shares, stage: StageLayers, stacked: Stacked, load: Any) -> Mem
     parameters=weight_bytes(d, held),
     gradients=gradient_bytes(d, held) if d.train else 0,
     optimizer=optimizer_bytes(d, held) if d.train else 0,
+    master=master_bytes(d, held) if d.train else 0,
     cache=0 if d.train else cache_bytes(d),
     inputs=input_bytes(d),
     activations=activation_bytes(d, stage, load),
     dispatch=dispatch_bytes(d, load),
     gathered=gathered_bytes(d, stacked),
+    stacked=stacked_bytes(d, stage, stacked),
   )
+
+
+def stacked_bytes(d: Shares, stage: StageLayers, stacked: Stacked) -> Any:
+  """What a scan over ticks holds beside the tick at work, whose iterations share one program.
+
+  It takes all microbatches at once, embedded. In training it also gives the outputs of all ticks; while backward runs,
+  the gradients of both stand in their place. The scan over layers inside it returns gradients of one tick, which are
+  then added to the sum over ticks.
+  """
+  stream = layer_input_bytes(d)
+  if not d.train:
+    return d.executes_idle * d.microbatches * stream
+  layers = holdings(d, stage, {stack: held for stack, held in stacked.items() if stack != "none"})
+  return d.executes_idle * ((d.microbatches + d.ticks) * stream + gradient_bytes(d, layers))
 
 
 def gathered_bytes(d: Shares, stacked: Stacked) -> Any:
@@ -127,8 +156,10 @@ def _cached_slots(d: Shares) -> Any:
 
 
 def _by_stage(slots: list[int], stages: int) -> list[int]:
-  layers = ceil_div(len(slots), stages)
-  return [sum(slots[start : start + layers]) for start in range(0, len(slots), layers)]
+  """Layers in their order, the first stages with one more where they do not divide."""
+  size, more = divmod(len(slots), stages)
+  starts = [stage * size + min(stage, more) for stage in range(stages + 1)]
+  return [sum(slots[start:end]) for start, end in itertools.pairwise(starts)]
 
 
 def cache_bytes_per_token(model: ModelConfig, dtype: str) -> int:
@@ -164,10 +195,9 @@ def kept_microbatches(d: Shares) -> Any:
 
 
 def logit_bytes(d: Shares) -> Any:
-  """Logits of all tokens of the device, or where stages work on their own of one microbatch."""
-  microbatches = _chosen(d.executes_idle, d.microbatches, 1)
+  """Logits of one microbatch."""
   columns = ceil_div(d.model.vocab_size, d.rules.shards("vocabulary", "V"))
-  return microbatches * d.microbatch_tokens * columns * max(WIDE_BYTES, ITEM_BYTES[d.job.precision.compute])
+  return d.microbatch_tokens * columns * max(WIDE_BYTES, ITEM_BYTES[d.job.precision.compute])
 
 
 def dispatch_bytes(d: Shares, load: Any = 1) -> Any:

@@ -73,21 +73,22 @@ class Group:
 
   def all_to_all_s(self, payload_bytes: Any, outer_bytes: Any = None) -> Any:
     """Eq. 4, each peer its own part; Eq. 5 where another block gets `outer_bytes` once and spreads them inside."""
-    within = self.levels[0].members
-    if outer_bytes is None:
-      return self._exchange_s(payload_bytes * (within / self.n), payload_bytes * (1 - within / self.n), 1)
-    return self._exchange_s(payload_bytes, outer_bytes, within)
+    first_s, *others_s = [level.exchange_latency_s() for level in self.levels]
+    away_s = functools.reduce(most, others_s, 0.0)
+    if outer_bytes is not None:
+      return first_s + away_s + self._exchange_s(payload_bytes, outer_bytes)
+    within = self.levels[0].members / self.n
+    return most(first_s, away_s) + self._exchange_s(payload_bytes * within, payload_bytes * (1 - within))
 
-  def _exchange_s(self, inner_bytes: Any, outer_bytes: Any, peers_per_message: Any) -> Any:
+  def _exchange_s(self, inner_bytes: Any, outer_bytes: Any) -> Any:
     """All tiers at work at once, `inner_bytes` for the members of a block and `outer_bytes` for the others."""
     first, *outer = self.levels
-    latency_s, busy_s = first.exchange_latency_s(), inner_bytes * first.exchange_s_per_byte()
+    busy_s = inner_bytes * first.exchange_s_per_byte()
     others = most(self.n - first.members, 1)
     for level in outer:
-      latency_s = latency_s + level.exchange_latency_s() / peers_per_message
       share = (level.members - level.inner) / others
       busy_s = most(busy_s, outer_bytes * share / level.bandwidth_bytes_per_s)
-    return latency_s + busy_s
+    return busy_s
 
   def permute_s(self, payload_bytes: Any) -> Any:
     """Eq. 6, each to its neighbour: the pair that is farthest apart governs."""
@@ -142,8 +143,8 @@ class Switch:
     return _log2(self.members / self.inner) * self.tier.latency_s
 
   def exchange_latency_s(self) -> Any:
-    """One message to each peer."""
-    return (self.members - self.inner) * self.tier.latency_s
+    """One message's: those to all peers leave at once."""
+    return self.spanned * self.tier.latency_s
 
   def exchange_s_per_byte(self) -> Any:
     """Of a payload for all members of the block; what a device keeps crosses nothing."""

@@ -13,7 +13,7 @@ from jaxmoe.config.job import ITEM_BYTES
 from jaxmoe.config.shares import Shares
 from jaxmoe.cost.constants import TRAIN_PASSES
 from jaxmoe.cost.flops import expert_rows, passes
-from jaxmoe.cost.holdings import Holding, gradient_bytes, holdings, optimizer_bytes, weight_bytes
+from jaxmoe.cost.holdings import Holding, gradient_bytes, holdings, master_bytes, optimizer_bytes, weight_bytes
 from jaxmoe.cost.layer import Operation, attention_operations, dense_operations, expert_operations
 from jaxmoe.cost.memory import cache_bytes
 from jaxmoe.cost.parameters import parameter_tensors
@@ -62,7 +62,8 @@ def head_bytes(d: Shares) -> Any:
 
 def update_bytes(d: Shares, held: list[Holding]) -> Any:
   """Of the optimizer: its state and this device's part of the weights read and written, gradients read."""
-  return 2 * optimizer_bytes(d, held) + gradient_bytes(d, held) + 2 * weight_bytes(d, held)
+  state = optimizer_bytes(d, held) + master_bytes(d, held)
+  return 2 * state + gradient_bytes(d, held) + 2 * weight_bytes(d, held)
 
 
 def least_bytes(deployment: Deployment) -> float:
@@ -74,7 +75,7 @@ def least_bytes(deployment: Deployment) -> float:
   d, precision = deployment, deployment.job.precision
   if d.train:
     held = holdings(d, stage_layers(d)[0])
-    return 2 * (weight_bytes(d, held) + optimizer_bytes(d, held))
+    return 2 * (weight_bytes(d, held) + optimizer_bytes(d, held) + master_bytes(d, held))
   read = [t for t in parameter_tensors(d.model) if t.name != "embedding" or d.model.tied_embeddings]
   certain = [t for t in read if t.role != "expert" or d.job.transport != "gather"]
   return sum(t.local_bytes(d.rules, precision) for t in certain) + cache_bytes(d)

@@ -1,6 +1,5 @@
 """Causal grouped-query attention over a device's heads."""
 
-import functools
 import math
 
 import jax
@@ -9,6 +8,7 @@ from flax import nnx
 from jax import lax
 
 from jaxmoe.config.deployment import Deployment
+from jaxmoe.model.cached_attention import attend_to_cache
 from jaxmoe.model.norm import RMSNorm, accumulator, parameter
 from jaxmoe.model.rotary import rotate
 
@@ -37,12 +37,12 @@ class Attention(nnx.Module):
     self.key_norm = RMSNorm(deployment, "norm", "LK", (L, K), rngs=rngs) if normed else None
 
   def __call__(self, x_BSD, positions_BS, cached=None):
-    """Attends to this block's tokens, or to a cache into which they are written first.
+    """Attends to this block's tokens, or to one token and a cache of those before it.
 
     Args:
       x_BSD: normed input.
       positions_BS: position of each token in its sequence.
-      cached: None, or (key_BSGK, value_BSGK) with room at `positions_BS`; then S of the input must be 1.
+      cached: None, or (key_BGKS, value_BGKS) of the tokens before `positions_BS`; then S of the input must be 1.
 
     Returns:
       The heads' part of the output, x_BSD, to be summed over devices, and the new (key_BSGK, value_BSGK).
@@ -53,9 +53,8 @@ class Attention(nnx.Module):
     if cached is None:
       mixed_BSHK = causal_attention(query_BSHK, key_BSGK, value_BSGK, positions_BS)
     else:
-      start_B = positions_BS[:, 0]
-      keys, values = write_at(cached[0], key_BSGK, start_B), write_at(cached[1], value_BSGK, start_B)
-      mixed_BSHK = _attend(query_BSHK, keys, values, positions_BS)
+      token = query_BSHK[:, 0], key_BSGK[:, 0], value_BSGK[:, 0]
+      mixed_BSHK = attend_to_cache(*token, cached, positions_BS[:, 0])[:, None]
     out_BSD = jnp.einsum("bshk,hkd->bsd", mixed_BSHK, self.output[...].astype(x_BSD.dtype))
     return out_BSD, (key_BSGK, value_BSGK)
 
@@ -81,12 +80,6 @@ def causal_attention(query_BSHK, key_BSGK, value_BSGK, positions_BS):
 def query_blocks(length: int) -> int:
   """Blocks that `length` queries are taken in: the fewest equal ones of at most QUERY_BLOCK."""
   return next(n for n in range(math.ceil(length / QUERY_BLOCK), length + 1) if length % n == 0)
-
-
-def write_at(cache_BSGK, new_BSGK, start_B):
-  """`cache_BSGK` with each sequence's new entries at its own `start_B`."""
-  write = functools.partial(lax.dynamic_update_slice_in_dim, axis=0)
-  return jax.vmap(write)(cache_BSGK, new_BSGK, start_B)
 
 
 def _attend(query_BQHK, key_BSGK, value_BSGK, positions_BQ):

@@ -1,4 +1,8 @@
-"""Key-value cache: one pair of entries for every layer, sequence, slot and key-value head."""
+"""Key-value cache: keys and values of every layer, sequence, key-value head and slot, written in place.
+
+Slots stand last, because compilers lay an array out in this order only where the last dimension fills their tiles: a
+head is often narrower than the 128 lanes of a TPU, and another layout outside a loop than inside copies the cache.
+"""
 
 import dataclasses
 from typing import Any
@@ -6,9 +10,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.experimental.layout import Layout, with_layout_constraint
 
 from jaxmoe.config.deployment import Deployment
-from jaxmoe.model.attention import write_at
+
+CACHE_LETTERS = "LBGKS"
+_IN_ORDER = Layout(major_to_minor=tuple(range(len(CACHE_LETTERS))))
 
 
 @jax.tree_util.register_dataclass
@@ -16,33 +23,54 @@ from jaxmoe.model.attention import write_at
 class Cache:
   """Keys and values in the compute dtype, S slots a sequence: arrays, or one thing about each (its shape, its spec)."""
 
-  key_LBSGK: Any
-  value_LBSGK: Any
+  key_LBGKS: Any
+  value_LBGKS: Any
 
-  def sequences(self, start, count: int) -> tuple[jax.Array, jax.Array]:
-    """(key, value) of `count` sequences from `start` on."""
-    key, value = (lax.dynamic_slice_in_dim(x, start, count, axis=1) for x in (self.key_LBSGK, self.value_LBSGK))
-    return key, value
+  @jax.named_scope("attention")
+  def layer(self, layer, start, count: int) -> tuple[jax.Array, jax.Array]:
+    """(key_BGKS, value_BGKS) of one layer and `count` sequences from `start` on."""
 
-  def write(self, entries, start, positions_B, active) -> "Cache":
-    """The cache with new (key_LbsGK, value_LbsGK) of the sequences from `start` on, at each one's position."""
-    olds = self.sequences(start, entries[0].shape[1])
-    layers = jax.vmap(write_at, in_axes=(0, 0, None))
-    news = [jnp.where(active, layers(old, new, positions_B), old) for old, new in zip(olds, entries, strict=True)]
-    return Cache(
-      lax.dynamic_update_slice_in_dim(self.key_LBSGK, news[0], start, axis=1),
-      lax.dynamic_update_slice_in_dim(self.value_LBSGK, news[1], start, axis=1),
-    )
+    def part(x):
+      return lax.dynamic_slice(x, (layer, start, 0, 0, 0), (1, count, *x.shape[2:]))[0]
+
+    return part(self.key_LBGKS), part(self.value_LBGKS)
+
+  @jax.named_scope("attention")
+  def fill(self, layer, start, entries) -> "Cache":
+    """The cache with one layer's (key_BSGK, value_BSGK) of whole prompts, sequences from `start` on."""
+
+    def write(x, new_BSGK):
+      return lax.dynamic_update_slice(x, jnp.moveaxis(new_BSGK, 1, 3)[None], (layer, start, 0, 0, 0))
+
+    return jax.tree.map(write, self, Cache(*entries))
+
+  @jax.named_scope("attention")
+  def append(self, start, entries, positions_B) -> "Cache":
+    """The cache with all layers' (key_LB1GK, value_LB1GK) of one token, sequences from `start` on, at each's position.
+
+    One sequence after the other: a scatter would have compilers choose a layout that suits it alone.
+    """
+    news = jax.tree.map(lambda new: jnp.moveaxis(new, 2, 4), Cache(*entries))
+
+    def write_one(b, cache):
+      def write(x, new_LBGK1):
+        one = lax.dynamic_slice_in_dim(new_LBGK1, b, 1, axis=1)
+        x = lax.dynamic_update_slice(x, one, (0, start + b, 0, 0, positions_B[b]))
+        return with_layout_constraint(x, _IN_ORDER)
+
+      return jax.tree.map(write, cache, news)
+
+    return lax.fori_loop(0, positions_B.shape[0], write_one, self)
 
 
 def cache_shape(deployment: Deployment) -> tuple[int, ...]:
-  """(L, B, S, G, K) of the whole deployment."""
+  """(L, B, G, K, S) of the whole deployment."""
   m, job = deployment.model, deployment.job
-  return (m.num_layers, job.batch, job.sequence_length, m.num_kv_heads, m.head_dim)
+  return (m.num_layers, job.batch, m.num_kv_heads, m.head_dim, job.sequence_length)
 
 
 def local_cache(deployment: Deployment) -> Cache:
   """An empty cache of one device's size."""
-  shape = deployment.rules.local_shape("activation", "LBSGK", cache_shape(deployment))
+  shape = deployment.rules.local_shape("activation", CACHE_LETTERS, cache_shape(deployment))
   dtype = jnp.dtype(deployment.job.precision.compute)
   return Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))

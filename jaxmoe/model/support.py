@@ -25,6 +25,7 @@ def check_runnable(d: Deployment) -> None:
     "context parallelism": d.strategy.context > 1,
     "sequence parallelism": d.strategy.sequence_parallel,
     f"zero {d.job.zero}": d.job.zero,
+    "stages of unequal size": d.model.num_layers % d.strategy.stage,
     f"schedule {d.job.schedule}": d.job.schedule != "gpipe",
     "selective rematerialisation": d.job.remat == "selective",
     "transport ragged": d.job.transport == "ragged",

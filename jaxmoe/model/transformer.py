@@ -1,5 +1,7 @@
 """The Mixture-of-Experts transformer: parameters as a Flax NNX module, and one device's forward pass over them."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -12,7 +14,22 @@ from jaxmoe.model.norm import RMSNorm, parameter
 from jaxmoe.model.parallel import gather_tokens, token_axes, vary
 from jaxmoe.model.support import check_runnable
 from jaxmoe.model.vocabulary import embed, logits
-from jaxmoe.pipeline.executor import last_stage_output, run_pipeline
+from jaxmoe.pipeline.executor import from_last_stage, run_pipeline
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Head:
+  """What turns the last stage's output into logits, on one device."""
+
+  norm: RMSNorm
+  matrix_DV: jax.Array
+
+  def logits(self, deployment: Deployment, x_MTD, slice_axes: tuple[str, ...]):
+    """This device's columns of the logits of all its tokens, (M T, V); tokens come normed, sliced over `slice_axes`."""
+    with jax.named_scope("head"):
+      all_MTD = gather_tokens(x_MTD, slice_axes, deployment.strategy.vocabulary_axes)
+      return logits(self.matrix_DV, all_MTD.reshape(-1, all_MTD.shape[-1]))
 
 
 class Transformer(nnx.Module):
@@ -28,8 +45,27 @@ class Transformer(nnx.Module):
     tied = deployment.model.tied_embeddings
     self.head = None if tied else parameter(deployment, rngs, "vocabulary", "DV", (D, V), fan_in=D)
 
-  def hidden(self, tokens_BS, positions_BS, cache: Cache | None, last_B=None):
-    """Runs the stages over all microbatches.
+  @property
+  def output(self) -> Head:
+    """Final norm and head."""
+    return Head(self.final_norm, self.embedding[...].T if self.head is None else self.head[...])
+
+  def hidden(self, tokens_BS, positions_BS, cache: Cache | None, last_B):
+    """Runs the stages over all microbatches in serving.
+
+    Args:
+      last_B: index of the only token of each sequence whose output is wanted.
+
+    Returns:
+      x_MBD (whole sequences), normed; the cache; and balance statistics (L, 2E+1) of this device's layers and tokens.
+    """
+    emitted, cache, statistics = self.emitted(tokens_BS, positions_BS, cache, last_B)
+    stages = self.deployment.strategy.stage
+    with jax.named_scope("head"):
+      return self.final_norm(from_last_stage(emitted[stages - 1 :], stages=stages)), cache, statistics
+
+  def emitted(self, tokens_BS, positions_BS, cache: Cache | None, last_B=None):
+    """What this stage emits at each of the M + stages - 1 ticks; the last stage's last M are the model's output.
 
     Args:
       tokens_BS, positions_BS: this device's sequences.
@@ -37,8 +73,8 @@ class Transformer(nnx.Module):
       last_B: None for all tokens' output, or the index of the only token of each sequence whose output is wanted.
 
     Returns:
-      x_MTD (slices of tokens) or x_MBD (whole sequences), the cache, and balance statistics (L, 2E+1) of this device's
-      layers and tokens.
+      x_TD (slices of tokens) or x_BD (whole sequences), stacked; the cache; and balance statistics (L, 2E+1) of this
+      device's layers and tokens.
     """
     d, strategy = self.deployment, self.deployment.strategy
     M, stages = d.job.microbatches, strategy.stage
@@ -47,45 +83,43 @@ class Transformer(nnx.Module):
     last_MB = None if last_B is None else last_B.reshape(M, -1)
 
     def step(cache, x_TD, microbatch, active):
-      x_TD, cache, statistics = self._stage(cache, x_TD, positions_MBS[microbatch], microbatch, active)
+      x_TD, cache, statistics = self._stage(cache, x_TD, positions_MBS[microbatch], microbatch)
       kept = x_TD if last_MB is None else self._pick(x_TD, last_MB[microbatch])
       return cache, x_TD, (kept, jnp.where(active, statistics, 0))
 
     cache, (kept, statistics) = run_pipeline(step, cache, x_MTD, stages=stages)
-    with jax.named_scope("head"):
-      x = last_stage_output(kept, stages=stages)
-      return self.final_norm(x), cache, statistics.sum(axis=0)
-
-  def logits(self, x_MTD, slice_axes: tuple[str, ...]):
-    """This device's columns of the logits of all its tokens, (M T, V); tokens come sliced over `slice_axes`."""
-    with jax.named_scope("head"):
-      all_MTD = gather_tokens(x_MTD, slice_axes, self.deployment.strategy.vocabulary_axes)
-      head_DV = self.embedding[...].T if self.head is None else self.head[...]
-      return logits(head_DV, all_MTD.reshape(-1, all_MTD.shape[-1]))
+    return kept, cache, statistics.sum(axis=0)
 
   def _embedded(self, tokens_MT):
-    dtype = jnp.dtype(self.deployment.job.precision.compute)
+    """One microbatch at a time: of all at once, backward would sort and copy the gradients in the weights' dtype."""
+    d = self.deployment
+    dtype = jnp.dtype(d.job.precision.compute)
     with jax.named_scope("embedding"):
-      x_MTD = embed(self.embedding[...], tokens_MT, self.deployment.rules, dtype)
-      return vary(x_MTD, (STAGE, *token_axes(self.deployment.rules)))
+      x_MTD = jax.lax.map(lambda tokens_T: embed(self.embedding[...], tokens_T, d.rules, dtype), tokens_MT)
+      return vary(x_MTD, (STAGE, *token_axes(d.rules)))
 
-  def _stage(self, cache, x_TD, positions_BS, microbatch, active):
-    """One microbatch through this stage's layers."""
+  def _stage(self, cache, x_TD, positions_BS, microbatch):
+    """One microbatch through this stage's layers; a cache also takes what an idle tick computes (`run_pipeline`)."""
     start = microbatch * positions_BS.shape[0]
-    decoding = positions_BS.shape[1] == 1
-    cached = cache.sequences(start, positions_BS.shape[0]) if cache is not None and decoding else None
+    decoding = cache is not None and positions_BS.shape[1] == 1
     graph, weights = nnx.split(self.layers)
 
-    def one_layer(x_TD, slices):
-      weights, cached = slices
+    def one_layer(state, slices):
+      (x_TD, cache), (layer, weights) = state, slices
+      cached = cache.layer(layer, start, positions_BS.shape[0]) if decoding else None
       x_TD, entries, statistics = nnx.merge(graph, weights)(x_TD, positions_BS, cached)
-      return x_TD, (None if cache is None else entries, statistics)
+      if cache is not None and not decoding:
+        cache = cache.fill(layer, start, entries)
+      return (x_TD, cache), (entries if decoding else None, statistics)
 
     if self.deployment.job.kind == "train" and self.deployment.job.remat == "full":
       one_layer = jax.checkpoint(one_layer)
-    x_TD, (entries, statistics) = jax.lax.scan(one_layer, x_TD, (weights, cached))
-    if cache is not None:
-      cache = cache.write(entries, start, positions_BS[:, 0], active)
+    layers = jnp.arange(jax.tree.leaves(weights)[0].shape[0])
+    (x_TD, cache), (entries, statistics) = jax.lax.scan(one_layer, (x_TD, cache), (layers, weights))
+    if cache is not None and decoding:
+      # Written once every layer has read: without that order, compilers keep the old cache in a copy.
+      x_TD, entries = jax.lax.optimization_barrier((x_TD, entries))
+      cache = cache.append(start, entries, positions_BS[:, 0])
     return x_TD, cache, statistics
 
   def _pick(self, x_TD, last_B):

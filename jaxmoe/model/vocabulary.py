@@ -11,7 +11,9 @@ from jaxmoe.model.parallel import sum_tokens
 def embed(table_VD, tokens_T, rules: PartitionRules, dtype):
   """Rows of the table for this device's tokens, or its slice of them: x_TD in `dtype`; leading dimensions are kept."""
   row_T, inside_T = _local_rows(tokens_T, table_VD.shape[0], rules)
-  partial_TD = jnp.where(inside_T[..., None], table_VD[row_T].astype(dtype), 0)
+  # Rows of other devices lie out of range, which gives zeros: a mask of x_TD would be kept for backward.
+  here_T = jnp.where(inside_T, row_T, table_VD.shape[0])
+  partial_TD = table_VD.at[here_T].get(mode="fill", fill_value=0).astype(dtype)
   return sum_tokens(partial_TD, rules.strategy.slice_axes, rules.strategy.vocabulary_axes)
 
 

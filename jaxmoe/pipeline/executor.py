@@ -1,6 +1,5 @@
 """A microbatched pipeline in one loop: at tick t, stage s works on microbatch t - s (GPipe, arXiv 1811.06965)."""
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -11,6 +10,9 @@ def run_pipeline(stage_step, carry, inputs_M, *, stages: int):
   """Sends M microbatches through the stages.
 
   Stages that have no microbatch at a tick (the bubble) compute on what they have; `active` tells `stage_step` so.
+  Before its first microbatch a stage is told that it has this one, after its last that one again, and then with the
+  same input, for the stages before it repeat theirs too. So what `stage_step` keeps in `carry` by microbatch is right
+  in the end although it does not look at `active`.
 
   Args:
     stage_step: (carry, x, microbatch index, active) -> (carry, y, emitted), run by each stage on its own layers; x and
@@ -35,12 +37,10 @@ def run_pipeline(stage_step, carry, inputs_M, *, stages: int):
   return carry, emitted
 
 
-def last_stage_output(emitted, *, stages: int):
-  """What the last stage emitted for each microbatch, on every stage."""
-  if stages == 1:
-    return jax.tree.map(lambda x: lax.psum(x, STAGE), emitted)
+def from_last_stage(x, *, stages: int):
+  """What the last stage holds, on every stage."""
   is_last = lax.axis_index(STAGE) == stages - 1
-  return jax.tree.map(lambda x: lax.psum(jnp.where(is_last, x[stages - 1 :], 0), STAGE), emitted)
+  return lax.psum(x if stages == 1 else jnp.where(is_last, x, 0), STAGE)
 
 
 def _send(y, stages: int):

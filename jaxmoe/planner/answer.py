@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from jaxmoe.config.deployment import Deployment
 from jaxmoe.config.legal import multiples
 from jaxmoe.cost.estimate import Estimate, estimate
-from jaxmoe.cost.time import step_s
 from jaxmoe.planner.question import Objective, Question
 from jaxmoe.planner.search import REPETITIONS, Candidate, Found, See, search
 
 TIME_TO_FIRST_TOKEN_LENGTHS = (128, 512, 1024, 2048, 4096, 10_240)
+LONGER_LENGTHS = (32_768, 131_072)  # where the model was trained for them
 BATCHES_TRIED, DEVICES_TRIED = 8, 8  # where no plan is legal, for the nearest that is
 MORE_FOR_MEMORY, MORE_FOR_TIME = 10, 3  # doublings of devices that are tried; memory is shared out, time not for long
 # What an objective comes to once the number of devices is settled.
@@ -131,16 +131,16 @@ def _on(question: Question, devices: int) -> Question:
   return dataclasses.replace(question, devices=devices, cluster=cluster, objective=objective)
 
 
-def times_to_first_token(best: Estimate, question: Question) -> dict[int, float]:
-  """Prompt length -> seconds of a prefill of the same batch by this plan, up to what the model and the plan take."""
-  limit = best.deployment.model.max_sequence_length or max(TIME_TO_FIRST_TOKEN_LENGTHS)
-  lengths = sorted({*TIME_TO_FIRST_TOKEN_LENGTHS, best.deployment.job.sequence_length})
-  found: dict[int, float] = {}
-  for length in lengths:
-    other = _of_length(best.deployment, length)
-    if length <= limit and other is not None:
-      found[length] = float(step_s(other, question.assumptions))
-  return found
+def first_tokens(best: Estimate, question: Question) -> dict[int, Estimate]:
+  """Prompt length -> a prefill of the same batch by this plan, up to what the model and the plan take.
+
+  Longer prompts than the job's need more memory, and may not fit.
+  """
+  d = best.deployment
+  limit = d.model.max_sequence_length or max(TIME_TO_FIRST_TOKEN_LENGTHS)
+  lengths = sorted({*TIME_TO_FIRST_TOKEN_LENGTHS, *LONGER_LENGTHS, d.job.sequence_length})
+  others = {length: _of_length(d, length) for length in lengths if length <= limit}
+  return {length: estimate(other, question.assumptions) for length, other in others.items() if other is not None}
 
 
 def _of_length(d: Deployment, length: int) -> Deployment | None:

@@ -97,11 +97,11 @@ class Explored:
     flat = step_s.reshape(len(step_s), -1)
     best_of_row = flat.argmin(axis=1)
     row_s = flat[np.arange(len(flat)), best_of_row]
-    ranks = rank(self.question, block.columns[BATCH], row_s)
+    order = np.lexsort((row_s, rank(self.question, block.devices, block.columns[BATCH], row_s)))
     for axis in (*AXES, CONTEXT):
-      sizes = block.columns[axis]
+      sizes = block.columns[axis][order]
       for size in np.unique(sizes):
-        row = int(np.where(sizes == size, ranks, np.inf).argmin())
+        row = int(order[(sizes == size).argmax()])
         if np.isfinite(row_s[row]):
           place = row * flat.shape[1] + int(best_of_row[row])
           self._keep(axis, int(size), block.candidate(place, used, step_s))

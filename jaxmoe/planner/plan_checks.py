@@ -10,6 +10,8 @@ from typing import Any
 from jaxmoe.config.deployment import Deployment
 from jaxmoe.cost.estimate import Estimate
 from jaxmoe.cost.parameters import ParameterTensor, layer_tensors, parameter_tensors, total_parameters
+from jaxmoe.cost.passes import peak_flops_per_s
+from jaxmoe.cost.traffic import least_bytes
 from jaxmoe.meshes.axes import AXES, EXPERT, STAGE, TENSOR
 from jaxmoe.meshes.placement import Placements, place, rank_of
 from jaxmoe.planner.question import Question
@@ -35,6 +37,7 @@ def plan_checks(e: Estimate, question: Question) -> list[PlanCheck]:
     _job(d),
     _parameters(e),
     _memory(e, question),
+    _bounds(e),
     _limits(e, question),
   )
   return list(itertools.chain(*found))  # fmt: skip
@@ -69,6 +72,13 @@ def _placement(d: Deployment) -> Iterator[PlanCheck]:
     "every layer lies in exactly one stage",
     sorted(layers) == list(range(m.num_layers)) and set(layers.values()) == {1},
     {"layers_of_stages": [len(held) for held in stages], "num_layers": m.num_layers},
+  )
+  counts = [len(held) for held in stages]
+  yield PlanCheck(
+    "stages_balanced",
+    "no stage has more than one layer more than another",
+    max(counts) - min(counts) <= d.copies,
+    {"most_layers": max(counts), "fewest_layers": min(counts), "most_over_mean": max(counts) * s.stage / sum(counts)},
   )
   held = [_at(ranks, 0, *at).experts for at in itertools.product(range(s.expert), range(s.tensor))]
   experts = Counter(itertools.chain(*held))
@@ -110,7 +120,7 @@ def _divisions(d: Deployment) -> Iterator[PlanCheck]:
     m.num_kv_heads >= dimensions[1][2],
     {"num_kv_heads": m.num_kv_heads, "parts": dimensions[1][2]},
   )
-  if d.job.schedule == "gpipe":
+  if d.train and d.job.schedule == "gpipe":
     yield _divides("num_layers", m.num_layers, d.strategy.stage)
 
 
@@ -188,12 +198,34 @@ def _memory(e: Estimate, question: Question) -> Iterator[PlanCheck]:
   )
 
 
+def _bounds(e: Estimate) -> Iterator[PlanCheck]:
+  """What no program can beat: the model's own FLOPs at peak, and what has to be read and written at full bandwidth."""
+  d, step_s = e.deployment, e.time.total_s
+  peak, bandwidth = peak_flops_per_s(d.cluster, d.job.precision.compute), d.cluster.memory_bandwidth_bytes_per_s
+  if d.job.precision.matmuls is not None:
+    peak = max(peak, peak_flops_per_s(d.cluster, d.job.precision.matmuls))
+  yield PlanCheck(
+    "step_bounded_by_compute",
+    "a step takes at least its useful FLOPs at the datasheet's peak",
+    step_s >= e.useful.total / peak,
+    {"step_s": step_s, "bound_s": e.useful.total / peak, "useful_flops": e.useful.total, "share_of_peak": e.mfu},
+  )
+  moved = float(least_bytes(d))
+  yield PlanCheck(
+    "step_bounded_by_memory",
+    "a step takes at least what it must read and write at the datasheet's bandwidth",
+    step_s >= moved / bandwidth,
+    {"step_s": step_s, "bound_s": moved / bandwidth, "least_bytes": moved},
+  )
+
+
 def _limits(e: Estimate, question: Question) -> Iterator[PlanCheck]:
   limits, step_s, rate = question.constraints, e.time.total_s, e.tokens_per_s / e.deployment.strategy.devices
   terms = e.time.terms()
   added_s = sum(terms.values())
   adds_up = math.isclose(added_s, step_s, rel_tol=1e-9)
-  yield PlanCheck("time_sum", "the terms of a step add up", adds_up, {"terms_s": added_s, "step_s": step_s})
+  numbers = {**{f"{name}_s": s for name, s in terms.items()}, "terms_s": added_s, "step_s": step_s}
+  yield PlanCheck("time_sum", "the terms of a step add up", adds_up, numbers)
   if limits.max_step_s is not None:
     yield PlanCheck(
       "max_step",

@@ -111,11 +111,16 @@ class Question:
     return tuple(sorted({*divisors(self.devices), *_products(primes, self.devices)}))
 
 
-def serving_batches(devices: int) -> tuple[int, ...]:
-  """Batches to try where the number of sequences is free: powers of two times whatever else divides the devices."""
+def serving_batches(devices: int, sequence_length: int) -> tuple[int, ...]:
+  """Batches to try where the number of sequences is free: powers of two times whatever else divides the devices.
+
+  No more of them than can be priced of this length.
+  """
   odd = devices >> ((devices & -devices).bit_length() - 1)
-  return tuple(sorted({part << n for part in divisors(odd) for n in range(LARGEST_BATCH.bit_length()) if
-                       part << n <= LARGEST_BATCH}))  # fmt: skip
+  most = min(LARGEST_BATCH, MOST_TOKENS // max(1, sequence_length))
+  return tuple(
+    sorted({part << n for part in divisors(odd) for n in range(LARGEST_BATCH.bit_length()) if part << n <= most})
+  )
 
 
 def _products(primes: tuple[int, ...], most: int) -> set[int]:

@@ -140,7 +140,8 @@ def _columns(columns: dict[str, Column], family: Family) -> StrategyColumns:
 def _strategy_faults(question: Question, family: Family) -> Faults:
   """What the model's dimensions do not allow."""
   m = question.model
-  only_gpipe = all(name == "gpipe" for name, _ in question.space.schedules)
+  space = question.space
+  scans = question.job.kind == "train" and all(name == "gpipe" for name, _ in space.schedules)
 
   def splits(role: str, letter: str, size: int) -> Callable[[dict[str, Column]], Any]:
     return lambda c: size % PartitionRules(_columns(c, family)).shards(role, letter) != 0
@@ -150,7 +151,8 @@ def _strategy_faults(question: Question, family: Family) -> Faults:
     (REPEATED, lambda c: _repeats(c, family, question.space)),
     ("attention repeated: tensor devices without heads", lambda c: _idle_tensor(c, family)),
     ("more stages than layers", lambda c: c[STAGE] > m.num_layers),
-    *([("layers do not divide over stages", splits("attention", "L", m.num_layers))] if only_gpipe else []),
+    *([("layers do not divide over stages", splits("attention", "L", m.num_layers))]
+      if scans or space.equal_stages else []),
     ("query heads do not divide", splits("attention", "H", m.num_heads)),
     ("fewer key-value heads than parts of attention", splits("attention", "G", m.num_kv_heads)),
     ("experts do not divide", splits("expert", "E", m.num_experts)),

@@ -179,7 +179,7 @@ def _price(question: Question, devices: int, family: Family, columns: dict[str, 
   used = np.broadcast_to(used, shape)
   fits = used <= question.cluster.memory_bytes - question.constraints.reserve_bytes
   found.rejected[DOES_NOT_FIT] += int((~fits & legal).sum())
-  smallest = Block(question, devices, family, columns).least(used, used, np.zeros(shape))
+  smallest = Block(question, devices, family, columns).least(used, used, np.full(shape, np.inf))
   found.smallest = _lesser(found.smallest, smallest, lambda c: c.memory_bytes)
   rows = fits.any(axis=(1, 2, 3))
   if rows.any():
@@ -209,7 +209,7 @@ def _schedules(block: Plans) -> tuple[Any, Any]:
   for schedule, chunks in block.schedules:
     exists.append(supported(schedule, chunks, stage, microbatches) & (stage * chunks <= layers))
     if schedule == "gpipe":
-      exists[-1] &= layers % stage == 0
+      exists[-1] &= (layers % stage == 0) | (not block.train)
       fresh.append(np.ones(stage.shape, bool))
     else:
       fresh.append(~taken)
@@ -257,18 +257,19 @@ class Block:
 
 def score(question: Question, devices: int, batch: int, step_s: float) -> float:
   """What the objective minimises."""
-  match question.objective:
-    case "latency":
-      return step_s
-    case "throughput" | "cost":
-      return step_s * devices / (batch * question.job.query_length)
-    case "devices":
-      return devices
+  return devices if question.objective == "devices" else float(rank(question, devices, batch, step_s))
 
 
-def rank(question: Question, batch: Any, step_s: Any) -> Any:
-  """What orders plans on as many devices as the objective does."""
-  return step_s / batch if question.objective in ("throughput", "cost") else step_s
+def rank(question: Question, devices: int, batch: Any, step_s: Any) -> Any:
+  """What orders plans on as many devices: seconds of a step, or device-seconds a token to a thousandth.
+
+  A larger batch shares the weights' traffic among more tokens, which soon gains next to nothing and makes every user
+  wait longer; equal scores go to the shorter step.
+  """
+  if question.objective in ("latency", "devices"):
+    return step_s
+  device_s: Column = np.asarray(step_s) * devices / (batch * question.job.query_length)
+  return np.exp(np.round(1000 * np.log(device_s)) / 1000)
 
 
 def _time(place: Block, used: Any, fits: Any, found: Found, keep: int) -> None:
@@ -287,7 +288,7 @@ def _time(place: Block, used: Any, fits: Any, found: Found, keep: int) -> None:
     found.rejected[reason] += int(late.sum())
     step_s = np.where(late, np.inf, step_s)
   found.fitting += int(np.isfinite(step_s).sum())
-  ranks = rank(question, block.batch, step_s)
+  ranks = rank(question, place.devices, block.batch, step_s)
   added = [place.candidate(int(i), used, step_s) for i in _least(ranks, step_s, used, keep)]
   found.best = heapq.nsmallest(keep, itertools.chain(found.best, added))
   if found.see is not None:

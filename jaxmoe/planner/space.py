@@ -8,6 +8,8 @@ from jaxmoe.meshes.strategy import EXPERTS_OVER, HEADS_OVER
 
 # Ranks of neighbouring stages far apart, or replicas far apart: either may be what a slow network needs.
 ORDERS = (AXES, (STAGE, DATA, EXPERT, TENSOR))
+# A decoded token's sums are all latency, and are not worth the fast network that its exchange with experts needs.
+DECODE_ORDERS = (*ORDERS, (DATA, STAGE, TENSOR, EXPERT))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,6 +21,7 @@ class Space:
     largest_context: most devices that may share a sequence.
     sequence_parallel: settings to try. It moves as many bytes and keeps fewer, so that large steps always want it; a
       decoded token is so little that two messages in the place of one cost more than they save.
+    equal_stages: whether layers have to divide over stages.
   """
 
   heads_over: tuple[tuple[str, ...], ...] = HEADS_OVER
@@ -30,6 +33,7 @@ class Space:
   zeros: tuple[int, ...] = (0, 1, 2, 3)
   largest_context: int = 8
   sequence_parallel: tuple[bool, ...] = (True,)
+  equal_stages: bool = False
 
   @property
   def choices(self) -> int:
@@ -44,7 +48,7 @@ def whole_space(kind: Kind) -> Space:
   serving = Space(schedules=(("gpipe", 1),), remats=("none",), zeros=(0,))
   if kind == "prefill":
     return serving
-  return dataclasses.replace(serving, largest_context=1, sequence_parallel=(False, True))
+  return dataclasses.replace(serving, orders=DECODE_ORDERS, largest_context=1, sequence_parallel=(False, True))
 
 
 def runnable_space(kind: Kind) -> Space:
@@ -56,4 +60,5 @@ def runnable_space(kind: Kind) -> Space:
     zeros=(0,),
     largest_context=1,
     sequence_parallel=(False,),
+    equal_stages=True,
   )

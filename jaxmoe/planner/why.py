@@ -27,11 +27,13 @@ class Why:
   Attributes:
     time, memory, flops, axes: seconds of a step; bytes of a device; executed matmul FLOPs of a device; payload bytes of
       a device over each group of axes.
+    token_time: seconds of one device for a token, which alone compares steps of other batches or on other devices.
   """
 
   a: Estimate
   b: Estimate
   time: list[Term]
+  token_time: list[Term]
   memory: list[Term]
   flops: list[Term]
   axes: list[Term]
@@ -55,10 +57,24 @@ def why(a: Estimate, b: Estimate) -> Why:
     a,
     b,
     time=_terms(a.time.terms(), b.time.terms()),
+    token_time=_terms(token_time_s(a), token_time_s(b)),
     memory=_terms(dataclasses.asdict(a.memory), dataclasses.asdict(b.memory)),
     flops=_terms(dataclasses.asdict(a.executed), dataclasses.asdict(b.executed)),
     axes=_terms(axis_bytes(a), axis_bytes(b)),
   )
+
+
+def token_time_s(e: Estimate) -> dict[str, float]:
+  """Term of time -> seconds of one device for a token."""
+  share = e.deployment.strategy.devices / (e.tokens_per_s * e.time.total_s)
+  return {name: s * share for name, s in e.time.terms().items()}
+
+
+def same_work(a: Estimate, b: Estimate) -> bool:
+  """Whether a step computes as many tokens on as many devices."""
+  one, other = a.deployment, b.deployment
+  same = one.job.batch * one.job.query_length == other.job.batch * other.job.query_length
+  return same and one.strategy.devices == other.strategy.devices
 
 
 def axis_bytes(e: Estimate) -> dict[str, float]:

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from jaxmoe.cost.estimate import SOURCE, Estimate, collectives_by_axis
+from jaxmoe.cost.estimate import SOURCE, Estimate, collectives_by_axis, estimate
 from jaxmoe.cost.load import load_of
 from jaxmoe.meshes.axes import label
 from jaxmoe.report import units
@@ -81,9 +81,19 @@ def _summary(e: Estimate) -> Table:
 
 
 def _load(e: Estimate) -> list[tuple[str, str]]:
-  """Where it is not even."""
-  load = load_of(e.deployment, e.deployment.assumptions)
-  return [("load of the busiest experts", f"{load:.3g} times the mean rows of a device")] if load != 1 else []
+  return [("load of the busiest experts", sentence)] if (sentence := uneven_load(e)) else []
+
+
+def uneven_load(e: Estimate) -> str:
+  """What the rows of the busiest device cost beyond the mean, in time and in memory; empty where they are even."""
+  d = e.deployment
+  load = load_of(d, d.assumptions)
+  if load == 1:
+    return ""
+  even = estimate(d, dataclasses.replace(d.assumptions, load=1.0, popularity=None))
+  longer = units.seconds(e.time.total_s - even.time.total_s)
+  more = units.bytes_(e.memory.total - even.memory.total)
+  return f"{load:.3g} times the mean rows of a device, which costs {longer} of the step and {more} of its memory"
 
 
 def _hidden(e: Estimate) -> str:

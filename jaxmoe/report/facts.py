@@ -132,14 +132,22 @@ def _activations(e: Estimate) -> str:
   return f"{kept:g} microbatches of {d.microbatch_tokens:,} tokens held in {layers} layers, remat {d.job.remat}"
 
 
+def _stacked(e: Estimate) -> str:
+  d = e.deployment
+  return f"all {d.microbatches} microbatches of {d.microbatch_tokens:,} tokens" if d.executes_idle else "none"
+
+
 def _dispatch(e: Estimate) -> str:
   return f"{e.deployment.job.transport}: buffers of {float(buffer_rows(e.deployment)):,.0f} rows"
 
 
 def _cache(e: Estimate) -> str:
   d = e.deployment
-  heads = d.rules.shards("activation", "G")
-  return f"{d.sequences_per_device} sequences in {d.layers_per_stage} layers, heads in {heads} parts"
+  split = {"context": d.strategy.context} if d.strategy.context > 1 else {}
+  if d.model.latent is None:  # else every device keeps the whole latent vector of a token
+    split["heads"] = d.rules.shards("activation", "G")
+  parts = "".join(f", {name} in {count} parts" for name, count in split.items())
+  return f"{d.sequences_per_device} sequences in {d.layers_per_stage} layers{parts}"
 
 
 def _sequences(e: Estimate) -> str:
@@ -150,7 +158,8 @@ FACTS: dict[str, Fact] = {
   "recomputation": _recomputation, "exchange": _exchange, "layer_network": _layer_network, "bubble": _bubble,
   "head": _head, "step_network": _step_network, "gradients": _gradients, "optimizer": _state, "parameters": _state,
   "cache": _cache, "inputs": _sequences, "activations": _activations, "dispatch": _dispatch, "gathered": _state,
-  "stored_gradients": _state,
+  "master": _state,
+  "stacked": _stacked, "stored_gradients": _state,
 }  # fmt: skip
 
 

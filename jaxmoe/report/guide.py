@@ -1,5 +1,6 @@
 """The deployment guide in Markdown: why the best plan is what it is, and how to start it."""
 
+import dataclasses
 from collections.abc import Iterable
 from importlib import resources
 from typing import Any
@@ -53,7 +54,8 @@ def _context(a: Answer, explored: Explored, checks: list[PlanCheck]) -> dict[str
     "decisions": {axis: {"sentence": x.sentence, "table": markdown(x.table)} for axis, x in chosen.items()},
     "runner_up": _runner_up(a),
     **_placement(best),
-    **_costs(best),
+    **_costs(best, a.question.constraints.reserve_bytes),
+    "first_tokens": markdown(plans_report.first_tokens_table(a)) if d.job.kind == "prefill" else "",
     "launch": launch.sentence(d),
     "mesh_code": launch.mesh_code(d),
     "settings": launch.settings(best, a.question.assumptions),
@@ -92,10 +94,12 @@ def _structure(e: Estimate) -> Table:
 
 def _runner_up(a: Answer) -> str:
   if len(a.plans) < 2:
-    return "No other plan keeps every limit."
-  second = a.plans[1]
-  text = why_report.verdict(why(second, a.best))
-  return f"Here {text}. `candidates.csv` ranks {len(a.plans)} plans, `pareto.csv` holds the front."
+    asked = f"Of {a.fitting:,} plans that keep every limit, the best alone was asked for."
+    return "No other plan keeps every limit." if a.fitting < 2 else asked
+  others = [e for e in a.plans if e.deployment.strategy != a.best.deployment.strategy]
+  text = why_report.verdict(why(others[0] if others else a.plans[1], a.best))
+  which = "the best plan with another strategy" if others else "the second"
+  return f"Against {which}: here {text}. `candidates.csv` ranks {len(a.plans)} plans, `pareto.csv` holds the front."
 
 
 def _placement(e: Estimate) -> dict[str, Any]:
@@ -123,7 +127,7 @@ def _rank_rule(e: Estimate) -> str:
   return rule
 
 
-def _costs(e: Estimate) -> dict[str, Any]:
+def _costs(e: Estimate, reserve_bytes: int) -> dict[str, Any]:
   d, time = e.deployment, e.time
   room = d.cluster.memory_bytes
   heavier = balance.imbalance(d)
@@ -132,7 +136,7 @@ def _costs(e: Estimate) -> dict[str, Any]:
       f"The busiest device needs {units.bytes_(e.memory.total)} of {units.bytes_(room)};"
       f" {units.bytes_(room - e.memory.total)} stay free."
     ),
-    "memory": markdown(one_plan.memory_table(e)),
+    "memory": markdown(_memory(e, reserve_bytes)),
     "network_sentence": (
       f"Messages take {units.seconds(time.network_s)} of a step of {units.seconds(time.total_s)}, after what is taken"
       " for hidden; the times below are before that"
@@ -142,10 +146,20 @@ def _costs(e: Estimate) -> dict[str, Any]:
     "load_sentence": (
       f"The busiest stage does {units.percent(heavier - 1)} more than the mean of {d.strategy.stage};"
       f" the pipeline idles {units.percent(e.bubble)} of its time."
+      f" The busiest device's experts get {one_plan.uneven_load(e) or 'as many rows as any'}."
     ),
     "modules": markdown(balance.modules_table(e)),
     "stages": markdown(balance.stages_table(d)),
   }
+
+
+def _memory(e: Estimate, reserve_bytes: int) -> Table:
+  """Classes of memory, what stays free, and what of that was asked to."""
+  table = one_plan.memory_table(e)
+  share = units.percent(reserve_bytes / e.deployment.cluster.memory_bytes)
+  return dataclasses.replace(
+    table, rows=[*table.rows, ("reserve, of what is free", units.bytes_(reserve_bytes), share, "document")]
+  )
 
 
 def _network(e: Estimate) -> Table:

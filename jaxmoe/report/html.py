@@ -10,6 +10,7 @@ from jaxmoe.cost.estimate import Estimate
 from jaxmoe.report import estimate as estimate_report
 from jaxmoe.report import verification
 from jaxmoe.report.html_compiled import checks, communication, flops, notes, versions
+from jaxmoe.report.html_measured import measured
 from jaxmoe.report.html_memory import memory
 from jaxmoe.report.html_parts import Number, Section, numeric_columns
 from jaxmoe.report.html_pipeline import pipeline
@@ -17,10 +18,16 @@ from jaxmoe.report.html_placement import placement
 from jaxmoe.report.html_plan import deployment, time
 from jaxmoe.report.html_roofline import roofline
 from jaxmoe.xla.compare import Comparison
+from jaxmoe.xla.measured import Measured
 
 
-def page(c: Comparison, e: Estimate) -> str:
-  """The page of `c`, with what `e`, the estimate of the same deployment, adds. The same input gives the same page."""
+def page(c: Comparison, e: Estimate | None, m: Measured | None = None) -> str:
+  """The page of `c`, with what `e`, the estimate of the same deployment, adds. The same input gives the same page.
+
+  Args:
+    e: None where the cluster states no peak for the compute dtype; then what needs a time or a price is left out.
+    m: a step that ran, if one did.
+  """
   template = _templates().get_template("report.html.jinja")
   word, css = _word(c)
   return template.render(
@@ -28,15 +35,19 @@ def page(c: Comparison, e: Estimate) -> str:
     name=c.deployment.name,
     word=word,
     css=css,
-    sentences=[verification.verdict(c), estimate_report.verdict(e)],
-    sections=sections(c, e),
+    sentences=[verification.verdict(c), *([] if e is None else [estimate_report.verdict(e)])],
+    sections=sections(c, e, m),
     version=__version__,
   )
 
 
-def sections(c: Comparison, e: Estimate) -> Sequence[Section]:
+def sections(c: Comparison, e: Estimate | None, m: Measured | None = None) -> Sequence[Section]:
   """What stands under the verdict, in its order."""
+  clock = [] if m is None else [measured(c, e, m)]
+  if e is None:
+    return (*clock, checks(c), notes(c), versions(c))
   return (
+    *clock,
     deployment(e),
     memory(c, e),
     checks(c),
@@ -45,7 +56,7 @@ def sections(c: Comparison, e: Estimate) -> Sequence[Section]:
     roofline(e),
     pipeline(e),
     placement(e.deployment),
-    time(e),
+    time(e, c.compiled.optimal_s),
     notes(c),
     versions(c),
   )

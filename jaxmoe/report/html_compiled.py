@@ -16,10 +16,14 @@ from jaxmoe.report.html_parts import (
   of_seconds,
   quantity,
 )
+from jaxmoe.report.rewrites import HIDDEN, HIDDEN_IS, overlap, unplanned
 from jaxmoe.report.rules import REWRITES, RULES, allowed
 from jaxmoe.report.table import Table
+from jaxmoe.report.triangulation import PROGRAM, faults, reasons
 from jaxmoe.xla.compare import Check, Comparison, Informational
+from jaxmoe.xla.totals import Traffic
 
+_SILENT = "No device speaks to another."
 COMPILED, MEASURED = "compiled", "measured"
 
 
@@ -30,6 +34,7 @@ def checks(c: Comparison) -> Section:
       check.name,
       check.axis or "-",
       quantity(check.predicted, check.unit),
+      "-" if check.program is None else quantity(check.program, check.unit),
       quantity(check.compiled, check.unit),
       _error(check),
       allowed(check),
@@ -37,16 +42,17 @@ def checks(c: Comparison) -> Section:
     )
     for check in c.checks
   ]
-  headers = ["what", "axis", f"predicted ({SOURCE})", COMPILED, "error", "allowed", "verdict"]
+  headers = ["what", "axis", f"predicted ({SOURCE})", PROGRAM, COMPILED, "error", "allowed", "verdict"]
   failed = sum(not check.ok for check in c.checks)
   text = f"{len(rows) - failed} of {len(rows)} hold. Bytes and FLOPs of one device in one step."
   why = [(rule.what, allowed(rule), rule.reason) for rule in RULES]
   tables = [
     Table("Predicted and compiled", headers, rows),
+    *([where] if (where := faults(c)) else []),
     Table("Why each may differ so far", ["what", "allowed", "why"], why),
     _informational(c),
   ]
-  return Section("checks", "Checks", [text], tables=tables)
+  return Section("checks", "Checks", [text, *reasons(c)], tables=tables)
 
 
 def _informational(c: Comparison) -> Table:
@@ -84,20 +90,27 @@ def communication(c: Comparison, e: Estimate) -> Section:
       check.name,
       of_bytes(check.predicted),
       of_bytes(check.compiled),
-      of_bytes(executed[check.name, check.axis].payload_bytes),
-      of_count(executed[check.name, check.axis].operations),
+      *_executed(executed.get((check.name, check.axis))),
       of_seconds(seconds[check.name, check.axis]) if (check.name, check.axis) in seconds else "-",
     )
     for check in sorted(judged, key=lambda check: check.axis)
   ]
   headers = ["axis", "collective", f"predicted ({SOURCE})", "partitioned (compiled)", "executed (compiled)"]
+  headers += ["times (compiled)", f"{HIDDEN} (compiled)", f"time ({SOURCE})"]
   return Section(
     "communication",
     "Communication",
-    ["Payload of one device in one step over each group of mesh axes." if axes else "No device speaks to another."],
+    [f"Payload of one device in one step over each group of mesh axes. {HIDDEN_IS}" if axes else _SILENT],
     [bars("Bytes by axis", groups)] if groups else [],
-    [Table("Collectives", [*headers, "times (compiled)", f"time ({SOURCE})"], rows)] if rows else [],
+    [Table("Collectives", headers, rows)] if rows else [],
   )
+
+
+def _executed(found: Traffic | None) -> tuple[str, str, str]:
+  """Bytes, times and overlap; a collective over several TPU slices is executed as others, which the rewrites list."""
+  if found is None:
+    return "taken apart", "-", "-"
+  return of_bytes(found.payload_bytes), of_count(found.operations), overlap(found)
 
 
 def _sides(judged: list[Check], axis: str) -> Iterable[tuple[str, str, list[float]]]:
@@ -117,7 +130,7 @@ def flops(c: Comparison, e: Estimate) -> Section:
     measures = [("executed", executed, SOURCE), ("executed", found, COMPILED)]
     groups.append((check.name, [*measures, *([("useful", needed, SOURCE)] if needed is not None else [])]))
     rows.append((check.name, executed, found, "-" if needed is None else needed))
-  share = units.percent(c.useful_flops / c.compiled.flops) if c.compiled.flops else "-"
+  share = units.percent(c.useful_flops / c.compiled.executed_flops) if c.compiled.flops else "-"
   rest = "the rest is recomputation, padding, masked scores and idle ticks"
   text = f"{share} of the executed FLOPs ({COMPILED}) are useful ({SOURCE}); {rest}."
   headers = ["part", f"executed ({SOURCE})", "executed (compiled)", f"useful ({SOURCE})"]
@@ -134,7 +147,7 @@ def notes(c: Comparison) -> Section:
   """What a reader should know before trusting the rest."""
   warnings = [*c.deployment.warnings, *c.compiled.notes]
   warnings += [f"Check fails: {check.name} {check.axis}".rstrip() for check in c.checks if not check.ok]
-  warnings += [f"Unplanned collective: {r.kind} over {label(r.axes) or '?'}" for r in c.unplanned]
+  warnings += [f"Unplanned collective: {unplanned(r)}" for r in c.unplanned]
   if not c.fit.ok:
     warnings.append(f"Does not fit: {units.bytes_(c.fit.excess_bytes)} too much, most of it {c.fit.largest}")
   rows = [

@@ -3,7 +3,7 @@
 import dataclasses
 
 from jaxmoe.cost.estimate import SOURCE, Estimate
-from jaxmoe.report import units
+from jaxmoe.report import temporaries, units
 from jaxmoe.report.html_parts import Bars, Measure, Section, Stacks, bars, of_bytes, of_share, percent, stack
 from jaxmoe.report.table import Table
 from jaxmoe.xla.compare import Comparison
@@ -31,7 +31,7 @@ def memory(c: Comparison, e: Estimate) -> Section:
     "Memory of one device",
     _memory_text(c),
     [Stacks("Against capacity", rows, percent(room, whole), name), _classes_figure(c, predicted)],
-    [_classes_table(c, predicted), _allocation(c)],
+    [_classes_table(c, predicted), *temporaries.tables(c), _allocation(c)],
   )
 
 

@@ -7,7 +7,7 @@ from jaxmoe.report.estimate import LATENCY
 from jaxmoe.report.html_parts import Number, Section, Stacks, of_count, of_rate, of_seconds, of_share, stack
 from jaxmoe.report.table import Table
 
-DOCUMENT = "document"
+COMPILED, DOCUMENT = "compiled", "document"
 
 
 def deployment(e: Estimate) -> Section:
@@ -69,8 +69,8 @@ def _cluster(e: Estimate) -> Table:
   return Table(f"Cluster {c.name}", ["what", "value", "source"], rows)
 
 
-def time(e: Estimate) -> Section:
-  """Every term of the step; they add up."""
+def time(e: Estimate, optimal_s: float | None) -> Section:
+  """Every term of the step; they add up. Beside them `optimal_s`, the compiler's own estimate if it gives one."""
   total, terms = e.time.total_s, e.time.terms()
   measures = [(name.replace("_", " "), of_seconds(s), SOURCE) for name, s in terms.items() if s]
   rows = [(name, number, of_share(number.value / total), source) for name, number, source in measures]
@@ -80,6 +80,8 @@ def time(e: Estimate) -> Section:
     ("MFU", of_share(e.mfu), SOURCE),
     ("pipeline bubble", of_share(e.bubble), SOURCE),
   ]
+  if optimal_s is not None:
+    rates.append(("the compiler's estimate, loops counted once", of_seconds(optimal_s), COMPILED))
   text = (
     f"{units.seconds(total)}, bound by {e.time.bottleneck.replace('_', ' ')}, by formula: no clock has measured it."
   )

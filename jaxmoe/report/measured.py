@@ -4,9 +4,10 @@ import dataclasses
 from typing import Any
 
 from jaxmoe.config.deployment import Deployment
-from jaxmoe.cost.estimate import SOURCE, estimate
+from jaxmoe.cost.estimate import SOURCE
 from jaxmoe.cost.flops import useful_flops
 from jaxmoe.report import units
+from jaxmoe.report.step_time import predicted_s
 from jaxmoe.report.table import Table
 from jaxmoe.xla.measured import Measured
 
@@ -20,11 +21,6 @@ def verdict(d: Deployment, m: Measured) -> str:
     f"{d.name}: {units.seconds(m.median_s)} a step on {m.devices} {m.device}{fake}: median of {len(m.seconds)},"
     f" quartiles {units.percent(m.spread)} apart ({MEASURED})"
   )
-
-
-def predicted_s(d: Deployment) -> float | None:
-  """The formulas' step on the deployment's own cluster; None if that states no peak for a reduced copy's dtype."""
-  return estimate(d).time.total_s if d.job.precision.compute in d.cluster.peak_flops_per_s else None
 
 
 def tables(d: Deployment, m: Measured) -> list[Table]:

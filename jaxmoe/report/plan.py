@@ -6,7 +6,7 @@ from typing import Any
 
 from jaxmoe.cost.estimate import SOURCE, Estimate, collectives_by_axis
 from jaxmoe.meshes.axes import label
-from jaxmoe.planner.answer import Answer, times_to_first_token
+from jaxmoe.planner.answer import Answer, first_tokens
 from jaxmoe.planner.question import OBJECTIVES, Question
 from jaxmoe.report import estimate as one_plan
 from jaxmoe.report import shortage, units
@@ -43,7 +43,7 @@ def tables(a: Answer) -> list[Table]:
     return [*shortage.tables(a.shortage), *found]
   found = [_plans(a), _choices(a), _bytes(a), *found]
   if a.question.job.kind == "prefill":
-    found.insert(1, _first_tokens(a))
+    found.insert(1, first_tokens_table(a))
   return found
 
 
@@ -115,10 +115,25 @@ def _bytes_by_axis(e: Estimate) -> dict[str, float]:
   return found
 
 
-def _first_tokens(a: Answer) -> Table:
-  times = times_to_first_token(a.best, a.question)
-  rows = [(f"{length:,}", units.seconds(s), SOURCE) for length, s in times.items()]
-  return Table(f"Time to first token of {a.best.deployment.name}", ["prompt", "time", "source"], rows)
+def first_tokens_table(a: Answer) -> Table:
+  """By length of the prompts, all of one batch; what does not fit is named, for it would never end."""
+  rows = [
+    (
+      f"{length:,}",
+      units.seconds(e.time.total_s) if _fits(a, e) else "does not fit",
+      units.bytes_(e.memory.total),
+      units.bytes_(e.cache_bytes_per_token * length),
+      SOURCE,
+    )
+    for length, e in first_tokens(a.best, a.question).items()
+  ]
+  d = a.best.deployment
+  title = f"Time to first token of {d.name}, {d.job.batch} prompts at once"
+  return Table(title, ["prompt", "time", "memory", "cache of a prompt", "source"], rows)
+
+
+def _fits(a: Answer, e: Estimate) -> bool:
+  return e.memory.total + a.question.constraints.reserve_bytes <= e.deployment.cluster.memory_bytes
 
 
 def _rejected(a: Answer) -> Table:
@@ -149,14 +164,19 @@ def document(a: Answer) -> dict[str, Any]:
     "closest": _optional(short.closest if short else None),
     "nearest_fitting": _optional(short.fitting if short else None),
     "nearest_fitting_most_devices": short.most_devices if short else None,
-    "time_to_first_token_s": _lengths(a),
+    **_lengths(a),
   }
 
 
-def _lengths(a: Answer) -> dict[str, float] | None:
+def _lengths(a: Answer) -> dict[str, dict[str, Any] | None]:
+  """Seconds and bytes of a device by length of the prompts; no seconds of what does not fit."""
   if a.question.job.kind != "prefill" or not a.plans:
-    return None
-  return {str(length): s for length, s in times_to_first_token(a.best, a.question).items()}
+    return {"time_to_first_token_s": None, "time_to_first_token_memory_bytes": None}
+  found = {str(length): e for length, e in first_tokens(a.best, a.question).items()}
+  return {
+    "time_to_first_token_s": {length: e.time.total_s if _fits(a, e) else None for length, e in found.items()},
+    "time_to_first_token_memory_bytes": {length: float(e.memory.total) for length, e in found.items()},
+  }
 
 
 def _optional(e: Estimate | None) -> dict[str, Any] | None:

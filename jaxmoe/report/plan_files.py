@@ -109,9 +109,12 @@ def _row(e: Estimate) -> dict[str, Any]:
     "tokens_per_s_per_device": e.tokens_per_s / s.devices,
     "mfu_share": e.mfu,
     "bubble_share": e.bubble,
+    **({"tokens_per_s_per_user": 1 / e.time.total_s} if job.kind == "decode" else {}),
     "memory_bytes": round(e.memory.total),
     "free_bytes": round(d.cluster.memory_bytes - e.memory.total),
+    **{f"{name}_bytes": round(size) for name, size in dataclasses.asdict(e.memory).items()},
     "bottleneck": e.time.bottleneck,
+    **{f"{name}_s": s for name, s in e.time.terms().items()},
     "source": SOURCE,
   }
 

@@ -1,11 +1,15 @@
 """What to say where a device is too small or a compiler refuses: what is largest, and which plan would fit."""
 
+import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 from jaxmoe.config.deployment import Deployment
 from jaxmoe.cost.estimate import Estimate
 from jaxmoe.report import units
 from jaxmoe.xla.failed import CompileFailed
+
+_SHOWN = 4
 
 
 def refusal(d: Deployment, target: str, error: CompileFailed, nearest: Estimate | None) -> str:
@@ -14,13 +18,25 @@ def refusal(d: Deployment, target: str, error: CompileFailed, nearest: Estimate 
   kind = "does not fit" if error.out_of_memory else "the compiler refuses"
   lines = [f"{kind}: {what}: {error}", _classes(error)]
   if error.out_of_memory:
-    lines.append(nearest_plan(nearest))
+    lines += [*_too_large(error), nearest_plan(nearest)]
   return "\n".join(lines) + "\n"
 
 
 def _classes(error: CompileFailed) -> str:
   by_size = sorted(error.class_bytes.items(), key=lambda item: -item[1])
   return "of one device, largest first: " + ", ".join(f"{name} {units.bytes_(size)}" for name, size in by_size)
+
+
+def _too_large(error: CompileFailed) -> Iterator[str]:
+  """By how much, which class, and which operations made the largest temporaries."""
+  if error.excess_bytes is not None and error.said.available_bytes is not None:
+    size = units.bytes_(error.class_bytes[error.largest])
+    yield (
+      f"too large by {units.bytes_(error.excess_bytes)} for the {units.bytes_(error.said.available_bytes)} that the"
+      f" compiler has for arguments, results and temporaries: most of it is {error.largest}, {size} (compiled)"
+    )
+  for one in error.said.largest[:_SHOWN]:
+    yield f"  {units.bytes_(one.bytes)} {one.kind}: {one.shape}, {one.op_name or 'without a name'}"
 
 
 def nearest_plan(nearest: Estimate | None) -> str:
@@ -44,6 +60,10 @@ def refusal_document(d: Deployment, target: str, error: CompileFailed, nearest: 
     "sources": {"refused": "compiled", "class_bytes": "compiled", "nearest_plan": "formula"},
     "class_bytes": error.class_bytes,
     "largest_class": error.largest,
+    "needed_bytes": error.said.needed_bytes,
+    "available_bytes": error.said.available_bytes,
+    "excess_bytes": error.excess_bytes,
+    "largest_temporaries": [dataclasses.asdict(one) for one in error.said.largest[:_SHOWN]],
     "nearest_plan": nearest_document(nearest),
   }
 

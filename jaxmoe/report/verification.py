@@ -3,20 +3,30 @@
 import dataclasses
 from typing import Any
 
-from jaxmoe.meshes.axes import label
-from jaxmoe.report import units
+from jaxmoe.report import rewrites, temporaries, units
+from jaxmoe.report.rewrites import collective_documents, rewrite_document
+from jaxmoe.report.rules import allowed
+from jaxmoe.report.step_time import step_times
 from jaxmoe.report.table import Table
+from jaxmoe.report.triangulation import PROGRAM, counted, fault_document, faults, program_differs, summary
 from jaxmoe.xla.compare import Check, Comparison, Informational
 from jaxmoe.xla.fit import TOTAL
 
 # Where each number of the JSON document comes from, by its key.
 SOURCES = {
   "predicted": "formula",
+  "program": PROGRAM,
   "compiled": "compiled",
   "rewrites": "compiled",
+  "collectives": "compiled",
   "flops.executed": "compiled",
   "flops.useful": "formula",
+  "step_s.predicted": "formula",
+  "step_s.compiled": "compiled",
   "memory_bytes": "compiled",
+  "temporaries.predicted": "formula",
+  "temporaries.compiled": "compiled",
+  "temporaries.buffers": "compiled",
   "class_bytes": "compiled",
   "capacity_bytes": "document",
   "padding_bytes": "compiled",
@@ -31,10 +41,9 @@ def verdict(c: Comparison) -> str:
   failed, count = sum(not check.ok for check in c.checks), len(c.checks)
   what = f"{c.deployment.name} on {c.target}, {c.deployment.strategy.product}"
   if not c.agrees:
-    faults = f"{failed} of {count} checks fail, {len(c.unplanned)} collectives are unplanned"
-    return f"DISAGREES: {what}: {faults}" + ("" if c.fit.ok else f"; does not fit: {_lacking(c)}")
-  unread = c.compiled.optimised is None
-  held = f"all {count} checks hold, " + ("collectives as partitioned" if unread else "every collective is planned")
+    wrong = f"{failed} of {count} checks fail, {len(c.unplanned)} collectives are unplanned ({summary(c)})"
+    return f"DISAGREES: {what}: {wrong}" + ("" if c.fit.ok else f"; does not fit: {_lacking(c)}")
+  held = f"all {count} checks hold, every collective is planned"
   return f"agrees: {what}: {held}" if c.fit.ok else f"does not fit: {what}: {_lacking(c)}; {held}"
 
 
@@ -46,11 +55,14 @@ def _lacking(c: Comparison) -> str:
 
 
 def tables(c: Comparison) -> list[Table]:
-  return [_checks(c), _informational(c), _room(c), _rewrites(c), _shown(c)]
+  where = faults(c)
+  found = [_checks(c), *([where] if where else []), _informational(c), _room(c)]
+  return [*found, *temporaries.tables(c), rewrites.table(c), _shown(c)]
 
 
 def document(c: Comparison) -> dict[str, Any]:
-  """Bytes and FLOPs of one device in one step."""
+  """Bytes and FLOPs of one device in one step; `step_s.compiled` is None where the compiler gives no time."""
+  predicted, compiled = step_times(c.deployment, c.compiled)
   return {
     "deployment": c.deployment.name,
     "target": c.target,
@@ -60,26 +72,19 @@ def document(c: Comparison) -> dict[str, Any]:
     "agrees": c.agrees,
     "fits": c.fit.ok,
     "sources": SOURCES,
-    "checks": [_row_document(check) | {"ok": check.ok} for check in c.checks],
+    "checks": [_row_document(check) | {"ok": check.ok} | fault_document(c, check) for check in c.checks],
     "informational": [_row_document(row) for row in c.informational],
-    "rewrites": [
-      {
-        "kind": r.kind,
-        "axis": label(r.axes) or "?",
-        "rewrites": r.names,
-        "planned_bytes": r.planned.payload_bytes,
-        "executed_bytes": r.actual.payload_bytes,
-        "ok": r.planned_for,
-      }
-      for r in c.rewrites
-    ],
-    "flops": {"executed": c.compiled.flops, "useful": c.useful_flops},
+    "rewrites": [rewrite_document(r) for r in c.rewrites],
+    "collectives": collective_documents(c),
+    "step_s": {"predicted": predicted.seconds, "compiled": compiled.seconds},
+    "flops": {"executed": c.compiled.executed_flops, "useful": c.useful_flops},
     "memory_bytes": {
       **dataclasses.asdict(c.compiled.memory),
       "total_bytes": c.compiled.memory.total_bytes,
       "needed_bytes": c.fit.needed_bytes,
       "needed_is": c.fit.counted,
     },
+    "temporaries": temporaries.document(c),
     "capacity_bytes": c.fit.capacity_bytes,
     "class_bytes": c.fit.class_bytes,
     "largest_class": c.fit.largest,
@@ -100,26 +105,29 @@ def _row_document(row: Check | Informational) -> dict[str, Any]:
 
 
 def _checks(c: Comparison) -> Table:
+  """The program's own column only where it tells something beside the other two."""
+  differs = program_differs(c)
   rows = [
     (
       check.name,
       check.axis or "-",
       units.quantity(check.predicted, check.unit),
+      *([_of_program(check)] if differs else []),
       units.quantity(check.compiled, check.unit),
       _error(check),
-      _allowed(check),
+      allowed(check),
       "ok" if check.ok else "FAILS",
     )
     for check in c.checks
   ]
-  headers = ["what", "axis", "predicted (formula)", "compiled", "error", "allowed", "verdict"]
-  return Table("Predicted and compiled, one device, one step", headers, rows)
+  own = [PROGRAM] if differs else []
+  headers = ["what", "axis", "predicted (formula)", *own, "compiled", "error", "allowed", "verdict"]
+  same = "" if differs else f"; {counted(c)} of {len(rows)} counted on the traced program too, and the same"
+  return Table(f"Predicted and compiled, one device, one step{same}", headers, rows)
 
 
-def _allowed(check: Check) -> str:
-  if check.at_least:
-    return "more"
-  return "exact" if check.tolerance == 0 else units.percent(check.tolerance)
+def _of_program(check: Check) -> str:
+  return "-" if check.program is None else units.quantity(check.program, check.unit)
 
 
 def _error(row: Check | Informational) -> str:
@@ -156,29 +164,15 @@ def _room(c: Comparison) -> Table:
   return Table("Room on one device", ["what", "size", "source", "verdict"], rows)
 
 
-def _rewrites(c: Comparison) -> Table:
-  rows = [
-    (
-      r.kind,
-      label(r.axes) or "?",
-      units.bytes_(r.planned.payload_bytes),
-      units.bytes_(r.actual.payload_bytes),
-      ", ".join(r.names),
-    )
-    for r in c.rewrites
-  ]
-  headers = ["collective", "axis", "partitioned", "optimised", "explained by"]
-  return Table("What the backend made of the collectives (compiled)", headers, rows)
-
-
 def _shown(c: Comparison) -> Table:
   memory, padding = c.compiled.memory, c.compiled.argument_padding_bytes
-  useful = units.percent(c.useful_flops / c.compiled.flops)
+  useful = units.percent(c.useful_flops / c.compiled.executed_flops)
   rows = [
-    ("temp memory", units.bytes_(memory.temp_bytes), "compiled; the backend's own affair, not predicted"),
+    ("temp memory", units.bytes_(memory.temp_bytes), "compiled; judged by whether it fits, and from below"),
     (TOTAL, units.bytes_(memory.total_bytes), f"compiled; {_caution(c)}"),
     ("padding of arguments", units.bytes_(padding), "compiled; left out of the checks"),
     ("useful FLOPs", units.flops(c.useful_flops), f"formula; {useful} of executed"),
+    *(said.row for said in step_times(c.deployment, c.compiled)),
     ("compile time", units.seconds(c.compiled.seconds["compile"]), "measured; cached" if c.cached else "measured"),
     ("compiler's memory", units.bytes_(c.compiled.peak_bytes) if c.compiled.peak_bytes else "-", "measured, at most"),
     ("versions", ", ".join(f"{k} {v}" for k, v in c.compiled.versions.items()), ""),

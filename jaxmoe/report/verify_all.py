@@ -16,11 +16,14 @@ class Outcome:
   """What became of one deployment.
 
   Attributes:
-    comparison: None if the compiler, or the target, refused.
+    name: as the catalogue has it.
+    deployment: None if it cannot be read.
+    comparison: None if there is none: the compiler or the target refused, or something broke.
     refusal: then, why.
   """
 
-  deployment: Deployment
+  name: str
+  deployment: Deployment | None
   target: str
   comparison: Comparison | None = None
   refusal: str = ""
@@ -34,6 +37,10 @@ class Outcome:
     return "agrees" if self.comparison.fit.ok else "does not fit"
 
   @property
+  def devices(self) -> int | None:
+    return self.deployment.strategy.devices if self.deployment else None
+
+  @property
   def ok(self) -> bool:
     return self.comparison is not None and self.comparison.ok
 
@@ -45,7 +52,8 @@ def table(outcomes: Sequence[Outcome]) -> Table:
 
 
 def _row(o: Outcome) -> tuple[str, ...]:
-  start = (o.deployment.name, o.target, str(o.deployment.strategy.devices), o.verdict)
+  said, *_ = o.verdict.splitlines()  # a process that died says its last lines
+  start = (o.name, o.target, "-" if o.devices is None else str(o.devices), said)
   if o.comparison is None:
     return (*start, "-", "-", "-")
   c, peak = o.comparison, o.comparison.compiled.peak_bytes
@@ -68,9 +76,9 @@ def document(target: str, outcomes: Sequence[Outcome]) -> dict[str, Any]:
 
 def _entry(o: Outcome) -> dict[str, Any]:
   start = {
-    "deployment": o.deployment.name,
+    "deployment": o.name,
     "target": o.target,
-    "devices": o.deployment.strategy.devices,
+    "devices": o.devices,
     "ok": o.ok,
     "verdict": o.verdict,
   }

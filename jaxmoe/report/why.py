@@ -5,13 +5,14 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxmoe.cost.estimate import SOURCE, Estimate
-from jaxmoe.planner.why import Term, Why, share
+from jaxmoe.planner.why import Term, Why, same_work, share
 from jaxmoe.report import units
 from jaxmoe.report.facts import axis_fact, fact, flops_fact
 from jaxmoe.report.table import Table
 
 NAMED = 3  # terms in the verdict
 LEAST_SHARE = 0.05  # of what plans differ by, to be named
+LEAST_RATIO = 5e-3  # less than which two decimals do not show, and percent do
 
 type Shown = Callable[[float], str]
 
@@ -27,8 +28,10 @@ class Kind:
 
 
 def kinds(w: Why) -> dict[str, Kind]:
+  per_token = Kind("Time of one device for a token", w.token_time, units.seconds, fact)
   return {
     "time_s": Kind("Time of a step", w.time, units.seconds, fact),
+    **({} if same_work(w.a, w.b) else {"token_time_s": per_token}),
     "memory_bytes": Kind("Memory of a device", w.memory, units.bytes_, _memory_fact),
     "flops": Kind("Matmul FLOPs of a device and step", w.flops, units.flops, flops_fact),
     "axis_bytes": Kind("Bytes of a device and step, by axis", w.axes, units.bytes_, axis_fact),
@@ -40,17 +43,32 @@ def _memory_fact(e: Estimate, name: str) -> str:
 
 
 def verdict(w: Why) -> str:
-  """Which is faster, by how much, and through which terms."""
-  slow, fast = (w.a.time.total_s, w.b.time.total_s)
+  """Which is faster, by how much, and through which terms; by the token where steps do not do the same work."""
+  whole = _compared(w)
+  slow, fast = sum(term.a for term in whole), sum(term.b for term in whole)
   names = _names(w)
   ratio = max(slow, fast) / min(slow, fast)
-  seconds = f"{units.seconds(fast)} against {units.seconds(slow)}"
   if ratio < 1 + 1e-9:
-    return f"{names[1]} is as fast as {names[0]} ({units.seconds(fast)}); {_memory_verdict(w)} ({SOURCE})"
+    return f"{names[1]} is as fast as {names[0]} ({_rates(w)}); {_memory_verdict(w)} ({SOURCE})"
   faster = "faster" if fast < slow else "slower"
+  by = f"{ratio:.2f}x" if ratio >= 1 + LEAST_RATIO else units.percent(ratio - 1)
   reasons = "; ".join(_reason(w, term) for term in _named(w))
-  opening = f"{names[1]} is {ratio:.2f}x {faster} than {names[0]} a step ({seconds}){_rate(w)}"
-  return f"{opening}: {reasons}{_offset(w)} ({SOURCE})"
+  a_what = "a step" if same_work(w.a, w.b) else "a token"
+  return f"{names[1]} is {by} {faster} than {names[0]} {a_what} ({_rates(w)}): {reasons}{_offset(w)} ({SOURCE})"
+
+
+def _compared(w: Why) -> list[Term]:
+  return w.time if same_work(w.a, w.b) else w.token_time
+
+
+def _rates(w: Why) -> str:
+  """Of both steps; where they do not do the same work, tokens a second and device first."""
+  seconds = "{} against {}".format(*(units.seconds(e.time.total_s) for e in (w.b, w.a)))
+  if same_work(w.a, w.b):
+    return seconds
+  rates = (e.tokens_per_s / e.deployment.strategy.devices for e in (w.b, w.a))
+  rates = "{} against {}".format(*(units.rate(rate, "tokens/s") for rate in rates))
+  return f"{rates} a device; a step takes {seconds}"
 
 
 def _names(w: Why) -> tuple[str, str]:
@@ -65,21 +83,12 @@ def _memory_verdict(w: Why) -> str:
   return f"a device needs {more if difference else 'as much'} memory"
 
 
-def _rate(w: Why) -> str:
-  """Where steps do not do the same work on as many devices: tokens a second and device too."""
-  one, other = w.a.deployment, w.b.deployment
-  same = one.job.batch * one.job.query_length == other.job.batch * other.job.query_length
-  if same and one.strategy.devices == other.strategy.devices:
-    return ""
-  rates = (e.tokens_per_s / e.deployment.strategy.devices for e in (w.b, w.a))
-  return " and makes {} against {} a device".format(*(units.rate(rate, "tokens/s") for rate in rates))
-
-
 def _named(w: Why, along: int = 1) -> list[Term]:
   """The terms that go the verdict's way (or with -1 the other) and matter most."""
-  whole = sum(term.difference for term in w.time)
-  going = [term for term in w.time if term.difference * whole * along > 0]
-  most = sum(abs(term.difference) for term in w.time)
+  terms = _compared(w)
+  whole = sum(term.difference for term in terms)
+  going = [term for term in terms if term.difference * whole * along > 0]
+  most = sum(abs(term.difference) for term in terms)
   return [term for term in going if abs(term.difference) >= LEAST_SHARE * most][:NAMED]
 
 

@@ -5,11 +5,9 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxmoe.model.balance import balance_metrics
-from jaxmoe.model.cache import Cache, cache_shape, local_cache
+from jaxmoe.model.cache import CACHE_LETTERS, Cache, cache_shape, local_cache
 from jaxmoe.model.parallel import vary
 from jaxmoe.model.sharded import ShardedModel
-
-CACHE_LETTERS = "LBSGK"
 
 
 def make_prefill(model: ShardedModel):
@@ -53,7 +51,7 @@ def _next_token(model: ShardedModel, parameters, tokens_BS, positions_BS, cache,
   transformer = model.merge(parameters)
   x_MBD, cache, statistics_LX = transformer.hidden(tokens_BS, positions_BS, cache, last_B)
   _, drop_rate = balance_metrics(d, statistics_LX, d.job.batch * d.job.query_length)
-  return transformer.logits(x_MBD, ()), cache, drop_rate
+  return transformer.output.logits(d, x_MBD, ()), cache, drop_rate
 
 
 def used_axes(spec: PartitionSpec) -> tuple[str, ...]:

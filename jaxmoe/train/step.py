@@ -12,7 +12,7 @@ from jaxmoe.config.deployment import Deployment
 from jaxmoe.model.balance import balance_metrics
 from jaxmoe.model.sharded import ShardedModel
 from jaxmoe.model.transformer import with_varying_weights
-from jaxmoe.model.vocabulary import cross_entropy
+from jaxmoe.train.loss import mean_entropy
 
 
 @jax.tree_util.register_dataclass
@@ -99,12 +99,11 @@ def _local_loss(deployment: Deployment, model, tokens_BS, targets_BS) -> Metrics
   d = deployment
   model = with_varying_weights(model)
   positions_BS = jnp.broadcast_to(jnp.arange(tokens_BS.shape[1])[None], tokens_BS.shape)
-  x_MTD, _, statistics_LX = model.hidden(tokens_BS, positions_BS, None)
-  logits_TV = model.logits(x_MTD, d.strategy.slice_axes)
+  emitted_TD, _, statistics_LX = model.emitted(tokens_BS, positions_BS, None)
+  entropy = mean_entropy(d, model.output, emitted_TD, targets_BS.reshape(d.job.microbatches, -1))
   with jax.named_scope("loss"):
-    entropy_T = cross_entropy(logits_TV, targets_BS.reshape(-1), d.rules)
-    tokens = d.job.batch * d.job.sequence_length
-    entropy = lax.psum(entropy_T.sum(), d.strategy.batch_axes) / tokens
+    entropy = lax.psum(entropy, d.strategy.batch_axes)
+  tokens = d.job.batch * d.job.sequence_length
   balance, drop_rate = balance_metrics(d, statistics_LX, tokens)
   return Metrics(entropy + d.model.aux_loss_coef * balance, entropy, balance, drop_rate)
 

@@ -23,6 +23,7 @@ from typing import Any
 
 from jaxmoe.meshes.errors import MissingError, UsageError
 from jaxmoe.xla.failed import CompileFailed
+from jaxmoe.xla.unknown import Unknown
 
 COMPILE_FLAGS = "--xla_backend_optimization_level=0"
 
@@ -63,7 +64,7 @@ def run_in_child(
     environment, flags: variables and flags of XLA, beside those that every child gets.
 
   Raises:
-    UsageError, MissingError, CompileFailed: the child raised one.
+    UsageError, MissingError, CompileFailed, Unknown: the child raised one.
     ChildStopped: it took longer than `timeout_s`, or more than `memory_limit_bytes`.
     ChildFailed: it raised anything else, or died.
   """
@@ -184,7 +185,7 @@ def _child(folder: pathlib.Path) -> None:
   module, name = function.split(":")
   try:
     outcome = (True, getattr(importlib.import_module(module), name)(*arguments, progress))
-  except (UsageError, MissingError, CompileFailed) as error:
+  except (UsageError, MissingError, CompileFailed, Unknown) as error:
     outcome = (False, error)
   (folder / "result").write_bytes(pickle.dumps(outcome))
 

@@ -3,13 +3,15 @@
 import collections
 import dataclasses
 from collections.abc import Iterable
+from typing import Literal
 
 from jaxmoe.config.deployment import Deployment
 from jaxmoe.cost import collectives as predicted_collectives
 from jaxmoe.cost.flops import executed_flops, useful_flops
+from jaxmoe.cost.least_memory import least_temporary_bytes
 from jaxmoe.cost.memory import memory
 from jaxmoe.cost.traffic import executed_bytes, least_bytes
-from jaxmoe.meshes.axes import label
+from jaxmoe.meshes.axes import AXES, label
 from jaxmoe.xla.compiled_step import CompiledStep
 from jaxmoe.xla.fit import Fit, fit
 from jaxmoe.xla.rewrites import Rewrite, explain
@@ -21,11 +23,16 @@ EXACT = 0.0
 ONE_PERCENT = 0.01
 
 
+# Where a disagreement lies: the formula and the program that jax traced differ, or the program and what is compiled.
+Fault = Literal["formula or program", "compiler", "formula or program, and compiler", "unknown"]
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
   """One row. `predicted` is a formula's number, `compiled` the compiler's; bytes or FLOPs of one device in one step.
 
   Attributes:
+    program: the same counted on the program as jax traced it; None where that does not say.
     at_least: more than predicted is no error.
   """
 
@@ -33,6 +40,7 @@ class Check:
   axis: str
   unit: str
   predicted: float
+  program: float | None = None
   compiled: float
   tolerance: float
   at_least: bool = False
@@ -47,6 +55,32 @@ class Check:
   @property
   def ok(self) -> bool:
     return self.relative_error is not None and abs(self.relative_error) <= self.tolerance
+
+  @property
+  def planned(self) -> bool:
+    """Whether the program does what the formula says, or nobody knows."""
+    return self.program is None or self._close(self.predicted, self.program)
+
+  @property
+  def translated(self) -> bool:
+    """Whether the compiler made of the program what it says, or nobody knows."""
+    return self.program is None or self._close(self.program, self.compiled)
+
+  @property
+  def fault(self) -> Fault | None:
+    """Where the disagreement of a check that fails lies."""
+    if self.ok:
+      return None
+    if self.program is None:
+      return "unknown"
+    if not self.planned and not self.translated:
+      return "formula or program, and compiler"
+    by_formula, by_compiler = abs(self.predicted - self.program), abs(self.program - self.compiled)
+    return "compiler" if by_compiler > by_formula else "formula or program"
+
+  def _close(self, one: float, other: float) -> bool:
+    error = _relative_error(one, other)
+    return error is not None and abs(error) <= self.tolerance
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,67 +146,79 @@ def compare(deployment: Deployment, target: str, compiled: CompiledStep) -> Comp
   """Judges `compiled` by the formulas."""
   kernel = expert_kernel(deployment, compiled.platform)
   checks = [*_bytes(deployment, compiled), *_flops(deployment, kernel, compiled), *_traffic(deployment, compiled)]
-  checks.append(_least_traffic(deployment, compiled))
+  checks += [_least_traffic(deployment, compiled), _least_temporaries(deployment, compiled)]
   return Comparison(
     deployment=deployment,
     target=target,
     compiled=compiled,
     checks=checks,
     informational=list(_informational(deployment, kernel, compiled)),
-    rewrites=[] if compiled.optimised is None else explain(compiled.partitioned, compiled.optimised),
+    rewrites=explain(compiled.partitioned, compiled.optimised, _axis_sizes(deployment), compiled.slices),
     fit=fit(deployment.cluster, compiled),
     useful_flops=useful_flops(deployment).total,
   )
 
 
+def _axis_sizes(d: Deployment) -> dict[str, int]:
+  return {axis: d.strategy.size(axis) for axis in AXES}
+
+
 def _bytes(d: Deployment, compiled: CompiledStep) -> Iterable[Check]:
   """Each class of arguments, their sum as the compiler allocates it, and what is updated in place."""
-  predicted, train = memory(d), d.job.kind == "train"
+  predicted, train, traced = memory(d), d.job.kind == "train", compiled.traced
   classes = {"parameters": predicted.parameters, "inputs": predicted.inputs}
   if train:
     classes["optimizer"] = predicted.optimizer
   if d.job.kind == "decode":
     classes["cache"] = predicted.cache
   for name, expected in classes.items():
-    yield _byte_check(name, expected, compiled.class_bytes[name])
+    yield _byte_check(name, expected, compiled.class_bytes[name], traced.class_bytes[name])
   unpadded = compiled.memory.argument_bytes - compiled.argument_padding_bytes
-  yield _byte_check("arguments", sum(classes.values()), unpadded)
+  yield _byte_check("arguments", sum(classes.values()), unpadded, sum(traced.class_bytes.values()))
   updated = predicted.parameters + predicted.optimizer if train else classes.get("cache", 0)
-  yield _byte_check("updated in place", updated, compiled.memory.alias_bytes - compiled.alias_padding_bytes)
+  in_place = compiled.memory.alias_bytes - compiled.alias_padding_bytes
+  yield _byte_check("updated in place", updated, in_place, traced.donated_bytes)
   if d.job.kind == "prefill":
-    yield _byte_check("cache", predicted.cache, compiled.output_class_bytes["cache"])
+    made = traced.output_class_bytes["cache"]
+    yield _byte_check("cache", predicted.cache, compiled.output_class_bytes["cache"], made)
 
 
-def _byte_check(name: str, expected: float, found: float) -> Check:
-  return Check(name=name, axis="", unit="bytes", predicted=expected, compiled=found, tolerance=EXACT)
+def _byte_check(name: str, expected: float, found: float, program: float) -> Check:
+  return Check(name=name, axis="", unit="bytes", predicted=expected, program=program, compiled=found, tolerance=EXACT)
 
 
 def _flops(d: Deployment, kernel: str, compiled: CompiledStep) -> Iterable[Check]:
   """Parts by the partitioned program, where operations still bear their scope; the total by the optimised module."""
-  executed = dataclasses.asdict(executed_flops(d, kernel=kernel))
+  executed, traced = dataclasses.asdict(executed_flops(d, kernel=kernel)), compiled.traced
   for part, found in compiled.flops_by_part.items():
-    yield _flop_check(f"{part} matmuls", executed.get(part, 0.0), found)
+    yield _flop_check(f"{part} matmuls", executed.get(part, 0.0), found, traced.flops_by_part[part])
   total = executed_flops(d, kernel=kernel).total
-  yield _flop_check("all matmuls", total, compiled.flops)
+  yield _flop_check("all matmuls", total, compiled.flops, traced.flops)
   most = executed_flops(d, heaviest_routing=True, kernel=kernel).total
   if most != total:
-    yield _flop_check("all matmuls, heaviest routing", most, compiled.flops_at_most)
+    yield _flop_check("all matmuls, heaviest routing", most, compiled.flops_at_most, traced.flops_at_most)
 
 
-def _flop_check(name: str, expected: float, found: float) -> Check:
-  return Check(name=name, axis="", unit="FLOPs", predicted=expected, compiled=found, tolerance=ONE_PERCENT)
+def _flop_check(name: str, expected: float, found: float, program: float) -> Check:
+  return Check(
+    name=name, axis="", unit="FLOPs", predicted=expected, program=program, compiled=found, tolerance=ONE_PERCENT
+  )
 
 
 def _traffic(d: Deployment, compiled: CompiledStep) -> Iterable[Check]:
   """Payload of every kind over every group of axes, in either list."""
   expected = _payload((c.kind, c.axes, c.total_bytes) for c in predicted_collectives.collectives(d))
-  found = _payload((c.kind, c.axes, c.payload_bytes * c.count) for c in compiled.partitioned)
-  for kind, axes in sorted(expected.keys() | found.keys(), key=lambda key: (key[1], key[0])):
+  found, program = (
+    _payload((c.kind, c.axes, c.payload_bytes * c.count) for c in listed)
+    for listed in (compiled.partitioned, compiled.traced.collectives)
+  )
+  for kind, axes in sorted(expected.keys() | found.keys() | program.keys(), key=lambda key: (key[1], key[0])):
     yield Check(
       name=kind,
       axis=label(axes) or "?",
       unit="bytes",
       predicted=expected.get((kind, axes), 0.0),
+      program=program.get((kind, axes), 0.0),
       compiled=found.get((kind, axes), 0.0),
       tolerance=ONE_PERCENT,
     )
@@ -183,6 +229,14 @@ def _least_traffic(d: Deployment, compiled: CompiledStep) -> Check:
   name, least = "memory traffic, at least", least_bytes(d)
   moved = compiled.traffic_bytes
   return Check(name=name, axis="", unit="bytes", predicted=least, compiled=moved, tolerance=EXACT, at_least=True)
+
+
+def _least_temporaries(d: Deployment, compiled: CompiledStep) -> Check:
+  """What has to exist at one moment; a TPU may hold it in the memory on its chip."""
+  made = compiled.memory.held_bytes - compiled.memory.argument_bytes + compiled.memory.temp_bytes
+  made += compiled.temporaries.on_chip_bytes if compiled.temporaries else 0
+  name, least = "temporaries and new results, at least", least_temporary_bytes(d)
+  return Check(name=name, axis="", unit="bytes", predicted=least, compiled=made, tolerance=EXACT, at_least=True)
 
 
 def _informational(d: Deployment, kernel: str, compiled: CompiledStep) -> Iterable[Informational]:

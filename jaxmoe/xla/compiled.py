@@ -15,19 +15,24 @@ from jaxmoe.meshes.build import build_mesh, cuda_devices, topology_devices
 from jaxmoe.meshes.errors import MissingError, UsageError
 from jaxmoe.meshes.slices import spelled
 from jaxmoe.xla import cuda
+from jaxmoe.xla.assignment import Assignment
+from jaxmoe.xla.between_slices import Slices
 from jaxmoe.xla.child import resident_bytes
 from jaxmoe.xla.collectives import collectives
-from jaxmoe.xla.compiled_step import CompiledStep
+from jaxmoe.xla.compiled_step import PARTS, CompiledStep
 from jaxmoe.xla.declared import AT_MOST
+from jaxmoe.xla.dimensions import explained, sizes_of
 from jaxmoe.xla.elementwise import elementwise_work
-from jaxmoe.xla.failed import CompileFailed, shortened
+from jaxmoe.xla.failed import refused
 from jaxmoe.xla.flops import FlopCount, matmul_flops
 from jaxmoe.xla.hlo import Module
 from jaxmoe.xla.layout import aliased_arguments, argument_padding
+from jaxmoe.xla.matmuls import matmuls
 from jaxmoe.xla.memory import compiled_memory
-from jaxmoe.xla.partitioned import compile_with_partitioned
+from jaxmoe.xla.partitioned import compile_with_dumps
 from jaxmoe.xla.program import Program, build_program
 from jaxmoe.xla.target import CPU, Target, expert_kernel, versions
+from jaxmoe.xla.traced_step import class_bytes, traced_step
 from jaxmoe.xla.traffic import Traffic, memory_traffic
 
 Progress = Callable[[str], None]
@@ -49,71 +54,98 @@ def _compile_step(deployment: Deployment, target: Target, progress: Progress) ->
   axis_sizes = {axis: deployment.strategy.size(axis) for axis in AXES}
   with clock("build", f"building the {deployment.job.kind} step for {deployment.strategy.devices} devices"):
     devices = target_devices(deployment, target)
-    program = build_program(deployment, build_mesh(deployment.strategy, devices))
+    mesh = build_mesh(deployment.strategy, devices)
+    program, slices = build_program(deployment, mesh), _slices(mesh)
   with clock("lower", "lowering from shapes"):
-    program, lowered, notes = _lower(deployment, target, devices, program)
+    program, traced, lowered, notes = _lower(deployment, target, devices, program)
   with clock("compile", f"compiling for {deployment.strategy.devices} devices"):
-    compiled, partitioned = _compile(program, lowered)
+    compiled, partitioned, assignment = _compile(deployment, program, lowered)
   with clock("walk", "counting FLOPs and collectives"):
     optimised = Module.from_compiled(compiled)
-    flops = matmul_flops(partitioned)
+    planned, flops, most = matmul_flops(partitioned), matmul_flops(optimised), matmul_flops(optimised, AT_MOST)
     return CompiledStep(
+      traced=traced_step(program, traced, deployment.strategy.devices),
       platform=devices[0].platform,
       class_bytes=_class_bytes(program.arguments, _argument_bytes(optimised)),
       output_class_bytes=_class_bytes(program.outputs(lowered), [int(s.bytes) for s in optimised.entry.root.shapes]),
-      memory=compiled_memory(compiled),
+      memory=(memory := compiled_memory(compiled)),
+      temporaries=explained(deployment, program, optimised, memory, assignment),
       **_padding(optimised.header),
-      flops=matmul_flops(optimised).total,
-      flops_at_most=matmul_flops(optimised, AT_MOST).total,
-      flops_by_part=_by_part(flops, ("attention", "router", "experts", "head")),
+      flops=flops.total - flops.recomputed,
+      flops_at_most=most.total - most.recomputed,
+      recomputed_flops=flops.recomputed,
+      flops_by_part=_by_part(planned, PARTS),
+      matmuls=matmuls(optimised),
+      partitioned_matmuls=matmuls(partitioned),
+      optimal_s=_optimal_s(compiled),
       **_beside_matmuls(program, optimised),
       partitioned=collectives(partitioned, axis_sizes),
-      optimised=None if target.slices > 1 else collectives(optimised, axis_sizes),
+      optimised=collectives(optimised, axis_sizes, slices=slices),
+      slices=slices,
       instructions=sum(len(c.instructions) for c in optimised.computations.values()),
       seconds=clock.seconds,
       versions=versions(target),
       settings=_settings(deployment, devices[0].platform, fell_back=bool(notes)),
-      notes=(*notes, *_notes(target)),
+      notes=(*notes, *_notes(target), *_recomputed(flops)),
       peak_bytes=resident_bytes(field="VmHWM"),
     )
 
 
 def _notes(target: Target) -> list[str]:
   if target.slices > 1:
-    return [f"{target.slices} slices: what the backend makes of collectives between slices is not read"]
+    return [f"{target.slices} slices: what goes between them is what a device hands to its host"]
   return [cuda.NOT_AUTOTUNED] if target.platform == "cuda" else []
+
+
+def _recomputed(flops: FlopCount) -> list[str]:
+  if not flops.recomputed:
+    return []
+  share = flops.recomputed / (flops.total - flops.recomputed)
+  return [f"the compiler computes {share:.2%} of the matmuls again to save memory; the checks leave that out"]
+
+
+def _slices(mesh: jax.sharding.Mesh) -> Slices | None:
+  """Where the ranks lie, if in several TPU slices."""
+  ids, numbers = zip(*((device.id, getattr(device, "slice_index", 0)) for device in mesh.devices.flat), strict=True)
+  return Slices(ids, numbers) if mesh.devices.flat[0].platform == "tpu" and len(set(numbers)) > 1 else None
 
 
 def _lower(
   d: Deployment, target: Target, devices: list[Any], program: Program
-) -> tuple[Program, jax.stages.Lowered, tuple[str, ...]]:
-  """The program, lowered, and notes: where NVIDIA's kernels cannot serve, the compiler's own matmuls do.
+) -> tuple[Program, jax.stages.Traced, jax.stages.Lowered, tuple[str, ...]]:
+  """The program, traced, lowered, and notes: where NVIDIA's kernels cannot serve, the compiler's own matmuls do.
 
   Raises:
     UsageError: the kernel that the job names cannot serve either, or nothing else can.
   """
   try:
-    return program, program.lower(), ()
+    traced = program.trace()
+    return program, traced, traced.lower(), ()
   except NotImplementedError as error:
     if target.platform != "cuda" or d.job.expert_kernel != "platform" or d.job.transport == "gather":
       raise UsageError(f"{d.name} cannot be compiled for {target}: {error}") from error
     reason = str(error)
   plain = dataclasses.replace(d, job=dataclasses.replace(d.job, expert_kernel="einsum"))
   program = build_program(plain, build_mesh(plain.strategy, devices))
-  return program, program.lower(), (f"experts are multiplied by einsum, for: {reason}",)
+  traced = program.trace()
+  return program, traced, traced.lower(), (f"experts are multiplied by einsum, for: {reason}",)
 
 
-def _compile(program: Program, lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, Module]:
-  """Raises CompileFailed with the compiler's words and the bytes of the program's arguments."""
+def _compile(
+  d: Deployment, program: Program, lowered: jax.stages.Lowered
+) -> tuple[jax.stages.Compiled, Module, Assignment | None]:
+  """Raises CompileFailed with the compiler's words and the bytes of the program's arguments and results."""
   try:
-    return compile_with_partitioned(lowered)
+    return compile_with_dumps(lowered)
   except jax.errors.JaxRuntimeError as error:
-    held = {name: sum(map(_shard_bytes, jax.tree.leaves(tree))) for name, tree in program.arguments.items()}
-    raise CompileFailed(shortened(str(error)), held) from error
+    held = class_bytes(program.outputs(lowered)) | class_bytes(program.arguments)
+    raise refused(str(error), held, sizes_of(d, program)) from error
 
 
-def _shard_bytes(leaf: Any) -> int:
-  return math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+def _optimal_s(compiled: jax.stages.Compiled) -> float | None:
+  """The compiler's own estimate of a step; None where it has none, or a number that is no time."""
+  seconds = (compiled.cost_analysis() or {}).get("optimal_seconds", 0.0)
+  return seconds if 0 < seconds < math.inf else None
 
 
 def _settings(d: Deployment, platform: str, *, fell_back: bool) -> dict[str, str]:
@@ -164,7 +196,7 @@ def _beside_matmuls(program: Program, optimised: Module) -> dict[str, Any]:
   leaves = sum(len(jax.tree.leaves(tree)) for tree in program.arguments.values())
   return {
     "traffic_bytes": traffic.total,
-    "traffic_by_part": _by_part(traffic, ("attention", "router", "experts", "head", "optimizer")),
+    "traffic_by_part": _by_part(traffic, (*PARTS, "optimizer")),
     "class_read_bytes": _class_bytes(program.arguments, [traffic.of_arguments.get(i, 0.0) for i in range(leaves)]),
     "elementwise_flops": work.flops,
     "transcendentals": work.transcendentals,

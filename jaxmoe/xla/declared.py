@@ -5,7 +5,8 @@ import re
 from collections.abc import Mapping
 
 from jaxmoe.xla import opcodes, scopes
-from jaxmoe.xla.hlo import Instruction
+from jaxmoe.xla.hlo import Instruction, Module
+from jaxmoe.xla.twins import kernel_scope
 
 _NUMBER = r"[\d.e+-]+"
 _DECLARATION = re.compile(
@@ -41,18 +42,17 @@ NOTHING = Declared()
 AT_MOST = Declared(at_most=True)
 
 
-def custom_call_flops(instruction: Instruction, declared: Declared) -> float | None:
+def custom_call_flops(module: Module, instruction: Instruction, declared: Declared) -> float | None:
   """Declared matmul FLOPs of one execution, `None` if there are none declared."""
   for name in (instruction.text("custom_call_target"), scopes.innermost(instruction.op_name)):
     if name in declared.custom_call_flops:
       return declared.custom_call_flops[name]
   if instruction.op_name in opcodes.HELPER_KERNELS or opcodes.OFFLOADED.search(instruction.attributes):
     return 0.0
-  said = (declared.scope_says("kernel", scope) for scope in reversed(scopes.path(instruction.op_name)))
-  return next((flops for flops in said if flops is not None), None)
+  return declared.scope_says("kernel", kernel_scope(module, instruction))
 
 
-def kernel_bytes(instruction: Instruction) -> float | None:
+def kernel_bytes(module: Module, instruction: Instruction) -> float | None:
   """Bytes that the innermost scope `kernel[..,bytes=..]` expects one execution to read and write; `None` without."""
-  said = (_DECLARATION.fullmatch(scope) for scope in reversed(scopes.path(instruction.op_name)))
-  return next((float(one["bytes"]) for one in said if one and one["bytes"] is not None), None)
+  said = _DECLARATION.fullmatch(kernel_scope(module, instruction))
+  return float(said["bytes"]) if said and said["bytes"] is not None else None

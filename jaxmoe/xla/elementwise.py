@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from jaxmoe.xla import opcodes, scopes
 from jaxmoe.xla.declared import NOTHING, Declared
-from jaxmoe.xla.flops import MatmulCounter
+from jaxmoe.xla.flops import matmul_counter
 from jaxmoe.xla.hlo import Instruction, Module, without_collector
 from jaxmoe.xla.walk import Visit, walk
 
@@ -74,7 +74,7 @@ class _Counter:
 
   def __init__(self, module: Module, declared: Declared):
     self._module = module
-    self._is_matmul = MatmulCounter(module, declared).is_matmul
+    self._is_matmul = matmul_counter(module, declared).is_matmul
     self._known: dict[Instruction, Work] = {}
     self._functions: dict[str, Work] = {}
 

@@ -4,10 +4,10 @@ import dataclasses
 
 from jaxmoe.meshes.cluster import Cluster
 from jaxmoe.xla.compiled_step import CompiledStep
+from jaxmoe.xla.failed import TEMPORARIES
 
 HELD = "argument + output - alias"
 TOTAL = "argument + output + temp - alias"
-TEMPORARIES = "temporaries"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,7 +16,8 @@ class Fit:
 
   Attributes:
     counted: what `needed_bytes` adds up, `HELD` or `TOTAL`.
-    class_bytes: of arguments and results by class; one that is updated in place counts once.
+    class_bytes: of arguments and results by class; one that is updated in place counts once. Where temporaries count,
+      theirs too, when most of them are needed.
   """
 
   capacity_bytes: int
@@ -48,5 +49,12 @@ def fit(cluster: Cluster, compiled: CompiledStep) -> Fit:
     capacity_bytes=cluster.memory_bytes,
     needed_bytes=memory.total_bytes if exact else memory.held_bytes,
     counted=TOTAL if exact else HELD,
-    class_bytes={**classes, TEMPORARIES: memory.temp_bytes} if exact else classes,
+    class_bytes={**classes, **_temporaries(compiled)} if exact else classes,
   )
+
+
+def _temporaries(compiled: CompiledStep) -> dict[str, int]:
+  """By class where the compiler shows its buffers."""
+  if compiled.temporaries is None:
+    return {TEMPORARIES: compiled.memory.temp_bytes}
+  return {f"{TEMPORARIES}: {name}": size for name, size in compiled.temporaries.class_bytes.items()}

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import math
 import re
 
@@ -11,6 +12,7 @@ from jaxmoe.xla import opcodes, scopes
 from jaxmoe.xla.declared import NOTHING, Declared, custom_call_flops
 from jaxmoe.xla.hlo import Instruction, Module, without_collector
 from jaxmoe.xla.loops import enter
+from jaxmoe.xla.recomputed import Copies
 from jaxmoe.xla.walk import Visit, walk
 
 _MATMUL_PRIMITIVES = ("dot_general", "ragged_dot_general")
@@ -25,11 +27,13 @@ class FlopCount:
     by_scope: `layer/attention` -> FLOPs, by the user scopes around each matmul; `""` for those outside any
       scope and those whose op name the compiler dropped.
     bound: the part of `total` in conditionals with undeclared shares, counted at their heaviest branch.
+    recomputed: the part of `total` that the compiler added, see `Copies`.
   """
 
   total: float
   by_scope: dict[str, float]
   bound: float = 0.0
+  recomputed: float = 0.0
 
   def within(self, scope: str) -> float:
     """FLOPs of all matmuls that have `scope` anywhere around them."""
@@ -43,15 +47,21 @@ def matmul_flops(module: Module, declared: Declared = NOTHING) -> FlopCount:
   Raises:
     UnknownOperation, UnknownTripCount: see `walk`.
   """
-  counter = MatmulCounter(module, declared)
+  counter = matmul_counter(module, declared)
   by_scope: dict[str, float] = collections.defaultdict(float)
-  bound = 0.0
+  copies, bound = Copies(), 0.0
   for visit in walk(module, declared, weight=counter.flops):
     flops = counter.flops(visit)
     if flops:
       by_scope["/".join(scopes.path(visit.op_name))] += flops
       bound += flops * visit.bound
-  return FlopCount(total=sum(by_scope.values()), by_scope=dict(by_scope), bound=bound)
+      copies.add(visit, flops)
+  return FlopCount(total=sum(by_scope.values()), by_scope=dict(by_scope), bound=bound, recomputed=copies.recomputed)
+
+
+@functools.lru_cache(maxsize=4)  # as walks over a module
+def matmul_counter(module: Module, declared: Declared) -> "MatmulCounter":
+  return MatmulCounter(module, declared)
 
 
 class MatmulCounter:
@@ -62,7 +72,7 @@ class MatmulCounter:
   """
 
   def __init__(self, module: Module, declared: Declared):
-    self._declared = declared
+    self._module, self._declared = module, declared
     self._summed: dict[Instruction, Instruction] = {}  # last reduce of a dot -> what it sums
     counted: set[Instruction] = set()
     for visit in walk(module, declared):
@@ -90,12 +100,12 @@ class MatmulCounter:
       case "dot" | "scaled-dot":
         return 2 * x.shape.elements * _extent(x.operands[0], x.dims("lhs_contracting_dims"))
       case "ragged-dot":
-        declared = custom_call_flops(x, self._declared)  # the groups may fill only some of the rows
+        declared = custom_call_flops(self._module, x, self._declared)  # the groups may fill only some of the rows
         return 2 * x.operands[0].shape.elements * _ragged_columns(x) if declared is None else declared
       case "convolution":
         return _convolution(x)
       case "custom-call":
-        return _custom_call(x, self._declared)
+        return _custom_call(self._module, x, self._declared)
       case "multiply" if _is_matmul(x) and x not in self._counted:
         return 2 * x.shape.elements
       case "reduce" | "convert" if x in self._summed and x not in self._counted:
@@ -144,8 +154,8 @@ def _ragged_columns(x: Instruction) -> int:
   return x.operands[1].shape.elements // _extent(x.operands[1], used)
 
 
-def _custom_call(x: Instruction, declared: Declared) -> float:
-  flops = custom_call_flops(x, declared)
+def _custom_call(module: Module, x: Instruction, declared: Declared) -> float:
+  flops = custom_call_flops(module, x, declared)
   if flops is not None:
     return flops
   if x.text("custom_call_target") not in opcodes.MATMUL_CUSTOM_CALLS:

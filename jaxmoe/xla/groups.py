@@ -7,9 +7,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from jaxmoe.xla.hlo import Instruction
+from jaxmoe.xla import opcodes
+from jaxmoe.xla.hlo import Instruction, Module
 
 UNMAPPED = "?"
+
+_EXCHANGES = frozenset({"all-to-all", "ragged-all-to-all", "collective-broadcast"})  # of partitions, given a channel
 
 _IOTA = r"\[([\d,]+)\](?:<=\[([\d,]+)\])?(?:T\(([\d,]+)\))?"
 _MESH = re.compile(r"replica_groups=mesh\[(?P<axes>[^\]]*)\](?:, device_ids=\((?P<ids>[^{]*)\))? \{(?P<over>[^}]*)\}")
@@ -18,31 +21,59 @@ _RAW_GROUPS = re.compile(r"replica_groups=\{((?:\{[\d,]*\},?)*)\}")
 _PAIRS = re.compile(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}")
 
 
-def replica_groups(x: Instruction, devices: int) -> np.ndarray:
-  """`(groups, group size)` of device ranks. An empty list means one group of all devices.
+def replicas(module: Module) -> int:
+  """Copies of the partitioned program that run; jax makes one."""
+  found = re.search(r"\breplica_count=(\d+)", module.header.partition("\n")[0])
+  return int(found[1]) if found else 1
+
+
+def replica_groups(x: Instruction, devices: int, replicas: int = 1) -> np.ndarray:
+  """`(groups, group size)` of device ranks; a rank is `replica * partitions + partition`.
+
+  An empty list means one group of all. What the numbers of a list count, the attributes say: with a channel and global
+  ids, ranks; with a channel alone, partitions of each replica in an exchange, else replicas with all of their
+  partitions; without a channel, replicas, for each partition apart.
 
   Raises:
     NotImplementedError: a spelling that is not known, or groups of different sizes.
   """
+  partitions = devices // replicas
+  grid = np.arange(devices).reshape(replicas, partitions)
+  if "channel_id=" not in x.attributes:
+    return np.concatenate([grid[_listed(x, replicas), at] for at in range(partitions)])
+  if "use_global_device_ids=true" in x.attributes:
+    return _listed(x, devices)
+  if opcodes.base(x.opcode) in _EXCHANGES:
+    listed = _listed(x, partitions)
+    return np.concatenate([grid[at][listed] for at in range(replicas)])
+  listed = _listed(x, replicas)
+  return grid[listed].reshape(len(listed), -1)
+
+
+def _listed(x: Instruction, count: int) -> np.ndarray:
+  """The groups as spelled, `count` being what an empty list stands for."""
   if mesh := _MESH.search(x.attributes):
     return _mesh_groups(mesh["axes"], mesh["ids"], mesh["over"])
   if iota := _IOTA_GROUPS.search(x.attributes):
     return _iota(*iota.groups())
   if raw := _RAW_GROUPS.search(x.attributes):
-    groups = [_numbers(group) for group in re.findall(r"\{([\d,]*)\}", raw.group(1))] or [tuple(range(devices))]
+    groups = [_numbers(group) for group in re.findall(r"\{([\d,]*)\}", raw.group(1))] or [tuple(range(count))]
     if len({len(group) for group in groups}) != 1:
       raise NotImplementedError(f"replica groups of {x.name} differ in size: {raw.group(0)}")
     return np.array(groups)
   raise NotImplementedError(f"cannot read the replica groups of {x.name}: {x.attributes[:200]}")
 
 
-def source_target_pairs(x: Instruction) -> np.ndarray:
-  """`(pairs, 2)` of device ranks."""
+def source_target_pairs(x: Instruction, devices: int = 0, replicas: int = 1) -> np.ndarray:
+  """`(pairs, 2)` of device ranks: of partitions in each replica, or without a channel the other way round."""
   listed = _PAIRS.search(x.attributes)
   if not listed:
     raise NotImplementedError(f"cannot read the source-target pairs of {x.name}: {x.attributes[:200]}")
-  pairs = [_numbers(pair) for pair in re.findall(r"\{(\d+,\d+)\}", listed.group(1))]
-  return np.array(pairs, dtype=int).reshape(-1, 2)
+  found = [_numbers(pair) for pair in re.findall(r"\{(\d+,\d+)\}", listed.group(1))]
+  pairs, partitions = np.array(found, dtype=int).reshape(-1, 2), devices // replicas
+  if "channel_id=" not in x.attributes and partitions > 1:
+    return np.concatenate([pairs * partitions + at for at in range(partitions)])
+  return np.concatenate([pairs + partitions * at for at in range(replicas)])
 
 
 def group_axes(groups: np.ndarray, axis_sizes: Mapping[str, int]) -> tuple[str, ...]:
@@ -54,7 +85,7 @@ def group_axes(groups: np.ndarray, axis_sizes: Mapping[str, int]) -> tuple[str, 
     return ()
   if sorted(groups.flat) != list(range(math.prod(axis_sizes.values()))):
     return (UNMAPPED,)
-  axes = _varying(groups, axis_sizes)
+  axes = varying(groups, axis_sizes)
   full = math.prod(axis_sizes[axis] for axis in axes) == groups.shape[1]  # distinct ranks, so as many as the sub-mesh
   return axes if full else (UNMAPPED,)
 
@@ -63,10 +94,11 @@ def pair_axes(pairs: np.ndarray, axis_sizes: Mapping[str, int]) -> tuple[str, ..
   """Axes whose coordinate changes from source to target in some pair; `()` if nothing moves."""
   if pairs.size and pairs.max() >= math.prod(axis_sizes.values()):
     return (UNMAPPED,)
-  return _varying(pairs, axis_sizes) if pairs.size else ()
+  return varying(pairs, axis_sizes) if pairs.size else ()
 
 
-def _varying(groups: np.ndarray, axis_sizes: Mapping[str, int]) -> tuple[str, ...]:
+def varying(groups: np.ndarray, axis_sizes: Mapping[str, int]) -> tuple[str, ...]:
+  """Axes along which members of some group differ, in mesh order."""
   coordinates = np.unravel_index(groups, tuple(axis_sizes.values()))
   return tuple(axis for axis, at in zip(axis_sizes, coordinates, strict=True) if (at != at[:, :1]).any())
 

@@ -9,13 +9,10 @@ import re
 from typing import NamedTuple
 
 from jaxmoe.xla.hlo import Computation, Instruction, Module
+from jaxmoe.xla.unknown import UnknownTripCount
 
 _KNOWN_TRIP_COUNT = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _TRANSPARENT = frozenset({"bitcast", "broadcast", "convert", "copy", "reshape", "opt-barrier"})
-
-
-class UnknownTripCount(ValueError):
-  """A loop whose iterations cannot be known from the program."""
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -30,6 +27,15 @@ class Frame:
     if self.site is None or self.site.instruction.opcode not in ("call", "fusion"):
       return None
     return Site(self.site.instruction.operands[int(parameter.literal)], self.site.frame)
+
+  def place(self, module: Module, x: Instruction) -> str:
+    """Where `x`, which stands here, comes from: its name, jax's name for it, and the line; around it if it has none."""
+    site, parts = Site(x, self), [x.name, "", ""]
+    while site and not all(parts):
+      parts[1] = parts[1] or site.instruction.op_name
+      parts[2] = parts[2] or module.source(site.instruction)
+      site = site.frame.site
+    return ", ".join(filter(None, parts))
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -72,10 +78,9 @@ def trip_count(module: Module, loop: Instruction, frame: Frame) -> int:
     return int(known.group(1))
   count = _Evaluator(module).trips(loop, frame)
   if count is None:
-    where = f" ({loop.op_name})" if loop.op_name else ""
     raise UnknownTripCount(
-      f"cannot derive how often loop {loop.name}{where} runs; declare it with Declared(trip_counts=...)"
-      " under the name of the jax.named_scope around it"
+      f"cannot derive how often a loop runs ({frame.place(module, loop)}); declare it in a jax.named_scope around it,"
+      " loop[expected=..,max=..], or with Declared(trip_counts=...) under the name of that scope"
     )
   return count
 

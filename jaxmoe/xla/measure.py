@@ -59,7 +59,14 @@ def _measure(d: Deployment, target: Target, steps: int, progress: Callable[[str]
     warm_up=WARM_UP,
     shares=_profiled(runner, len(devices)),
     versions={name: metadata.version(name) for name in ("jax", "jaxlib")},
+    peak_bytes=max(peaks) if (peaks := _peak_bytes(devices)) else None,
   )
+
+
+def _peak_bytes(devices: list[Any]) -> list[int]:
+  """Of those devices that keep count; the CPU does not."""
+  statistics = (device.memory_stats() or {} for device in devices)
+  return [known["peak_bytes_in_use"] for known in statistics if "peak_bytes_in_use" in known]
 
 
 class _Runner:

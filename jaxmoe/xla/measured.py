@@ -16,6 +16,7 @@ class Measured:
     shares: of the devices' time in a profiled step: `compute`, `collective` and `idle`; empty if no profile named
       the program's instructions.
     versions: of jax and jaxlib.
+    peak_bytes: most that was in use on one device since the process began; None where the platform does not say.
   """
 
   device: str
@@ -25,6 +26,7 @@ class Measured:
   warm_up: int
   shares: dict[str, float]
   versions: dict[str, str]
+  peak_bytes: int | None = None
 
   @property
   def median_s(self) -> float:

@@ -61,17 +61,18 @@ MATMUL_CUSTOM_CALLS = frozenset({"__onednn$matmul", "__cublas$gemm", "__cublas$l
 
 OTHER_CUSTOM_CALLS = frozenset(
   {
-    "AllocateBuffer", "AssumeGatherIndicesInBound", "ConcatBitcast", "GatherScatterIndicesBitpacked",
-    "GatherSortedIndicesOrders", "MoveToDevice", "MoveToHost", "SPMDFullToShardShape", "SPMDShardToFullShape",
-    "Sharding", "SliceId", "TopK", "ZeroCrop", "annotate_device_placement",
+    "AllocateBuffer", "AssumeGatherIndicesInBound", "AsyncCollectiveDone", "AsyncCollectiveStart", "ConcatBitcast",
+    "GatherScatterIndicesBitpacked", "GatherSortedIndicesOrders", "LayoutConstraint", "MoveToDevice", "MoveToHost",
+    "SPMDFullToShardShape", "SPMDShardToFullShape", "Sharding", "SliceId", "TopK", "ZeroCrop",
+    "annotate_device_placement",
   }
 )  # fmt: skip
 
 # Of these, the ones that only name a buffer or say something about it.
 FREE_CUSTOM_CALLS = frozenset(
   {
-    "AllocateBuffer", "AssumeGatherIndicesInBound", "ConcatBitcast", "SPMDFullToShardShape", "SPMDShardToFullShape",
-    "Sharding", "annotate_device_placement",
+    "AllocateBuffer", "AssumeGatherIndicesInBound", "AsyncCollectiveDone", "AsyncCollectiveStart", "ConcatBitcast",
+    "LayoutConstraint", "SPMDFullToShardShape", "SPMDShardToFullShape", "Sharding", "annotate_device_placement",
   }
 )  # fmt: skip
 
@@ -82,7 +83,8 @@ HELPER_KERNELS = frozenset({"ragged-dot-metadata"})
 # SparseCores, which have no matrix unit.
 OFFLOADED = re.compile(r'"offload":"OFFLOAD_(GATHER|SCATTER)"')
 
-# In the attributes of a send or a receive: traffic between TPU slices, which a host passes on. Others raise.
+# In the attributes of a send or a receive: traffic between TPU slices, which hosts pass on; between_slices.py
+# counts it. Others raise.
 BETWEEN_SLICES = re.compile(r'_xla_host_transfer_handler_name="xla_megascale_runtime"')
 
 _ASYNC_SUFFIXES = ("-start", "-update", "-done")

@@ -7,6 +7,7 @@ import tempfile
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
+from jaxmoe.xla.assignment import Assignment, read_assignment
 from jaxmoe.xla.hlo import Module
 
 _PASS = "spmd-partition.*"
@@ -14,10 +15,15 @@ _PARTITIONED = "*.after_*spmd-partitioning.*.txt"  # on TPU the pass is called t
 _LOWERED = "*.before_optimizations.txt"
 
 
-def compile_with_partitioned(lowered):
-  """`(compiled, partitioned module)` of a `jax.stages.Lowered`.
+def compile_with_partitioned(lowered) -> tuple[jax.stages.Compiled, Module]:
+  """The first two of `compile_with_dumps`."""
+  return compile_with_dumps(lowered)[:2]
 
-  XLA shows the partitioned program only as a dump; the dump directory is deleted before this returns.
+
+def compile_with_dumps(lowered) -> tuple[jax.stages.Compiled, Module, Assignment | None]:
+  """`(compiled, partitioned module, assignment of its buffers)` of a `jax.stages.Lowered`.
+
+  XLA shows the partitioned program and the buffers only as dumps; the dump directory is deleted before this returns.
 
   Raises:
     RuntimeError: XLA dumped no partitioned program.
@@ -26,7 +32,8 @@ def compile_with_partitioned(lowered):
     options = {"xla_dump_to": folder, "xla_dump_hlo_pass_re": _PASS, "xla_dump_hlo_as_text": True}
     with _without_persistent_cache():
       compiled = lowered.compile(compiler_options=options)
-    return compiled, _partitioned(pathlib.Path(folder))
+    dumps = pathlib.Path(folder)
+    return compiled, _partitioned(dumps), read_assignment(dumps)
 
 
 def _partitioned(folder: pathlib.Path) -> Module:

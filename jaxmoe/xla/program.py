@@ -26,13 +26,16 @@ class Program:
   arguments: dict[str, Any]
   results: tuple[str, ...]
 
-  def lower(self) -> jax.stages.Lowered:
+  def trace(self) -> jax.stages.Traced:
     flat = [tree for name, tree in self.arguments.items() if name != "inputs"]
-    return self.step.lower(*flat, *self.arguments["inputs"])
+    return self.step.trace(*flat, *self.arguments["inputs"])
 
-  def outputs(self, lowered: jax.stages.Lowered) -> dict[str, Any]:
-    """Class name -> pytree of result shapes."""
-    return dict(zip(self.results, lowered.out_info, strict=True))
+  def lower(self) -> jax.stages.Lowered:
+    return self.trace().lower()
+
+  def outputs(self, stage: jax.stages.Traced | jax.stages.Lowered) -> dict[str, Any]:
+    """Class name -> pytree of sharded result shapes."""
+    return dict(zip(self.results, stage.out_info, strict=True))
 
 
 def build_program(deployment: Deployment, mesh: Mesh) -> Program:

@@ -7,29 +7,14 @@ move operations.
 import collections
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
+from jaxmoe.xla.between_slices import Slices
 from jaxmoe.xla.collectives import Collective
+from jaxmoe.xla.hierarchy import in_slices
+from jaxmoe.xla.totals import NOTHING, Key, Traffic, totals
 
-WIDENED_ITEM_BYTES = {2.0: 4.0, 1.0: 2.0}  # bf16 and f16 to f32, f8 to f16
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Traffic:
-  """All collectives of one kind over the same axes, in one run of one device.
-
-  Attributes:
-    operations: executions.
-    asynchronous: of those, the ones that are started and awaited later.
-    widened_bytes: what `payload_bytes` becomes if 16- and 8-bit payloads are widened.
-  """
-
-  operations: float = 0.0
-  asynchronous: float = 0.0
-  elements: float = 0.0
-  payload_bytes: float = 0.0
-  widened_bytes: float = 0.0
-  group_size: int = 1
+REDUCE, SCATTER = "all-reduce", "reduce-scatter"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,11 +22,12 @@ class Rewrite:
   """How the traffic of one (kind, axes) came about.
 
   Attributes:
-    names: `same`; or `widened` (16 bits to 32, 8 to 16) or `narrowed` (32 to 16), and `combined` (the same in fewer
-      operations) or `split` (in more), `peeled` (iterations of a loop written out), `async` (started early, awaited
-      later); `removed` (fewer elements: dead or merged);
-      `reduce_scatter_as_all_reduce`; `reordered` (an all-reduce moved across a reduce-scatter); or
-      `unplanned`: no rewrite explains it.
+    names: `same`; or `widened` (16 bits to 32, 8 to 16) or `narrowed` (32 to 16), `packed` (several elements in a word)
+      and `padded` (shares or tiles filled up), and `combined` (the same in fewer operations) or `split` (in more),
+      `peeled` (iterations of a loop written out), `async` (started early, awaited later); `removed` (fewer elements:
+      dead or merged); `reduce_scatter_as_all_reduce` and `all_reduce_as_reduce_scatter`; `reordered` (an all-reduce
+      moved across a reduce-scatter); `halo` (neighbours hand on what equal shares of a padded array hold for each
+      other); `hierarchical` (one within each TPU slice and one between them); or `unplanned`: no rewrite explains it.
   """
 
   names: tuple[str, ...]
@@ -55,66 +41,84 @@ class Rewrite:
     return "unplanned" not in self.names
 
 
-Key = tuple[str, tuple[str, ...]]
-NOTHING = Traffic()
+def explain(
+  partitioned: Iterable[Collective],
+  optimised: Iterable[Collective],
+  axis_sizes: Mapping[str, int] | None = None,
+  slices: Slices | None = None,
+) -> list[Rewrite]:
+  """One entry for each (kind, axes) of either list, in order of kind and axes.
 
-
-def explain(partitioned: Iterable[Collective], optimised: Iterable[Collective]) -> list[Rewrite]:
-  """One entry for each (kind, axes) of either list, in order of kind and axes."""
-  partitioned, optimised = list(partitioned), list(optimised)
-  planned, actual = _totals(partitioned), _totals(optimised)
-  peeled = set(_peeled(partitioned, optimised))
-  moved = dict(_across_kinds(planned, actual))
+  Args:
+    axis_sizes, slices: of a program for several TPU slices. What is planned is then the partitioned program's, with
+      every collective over several slices taken apart.
+  """
+  partitioned, optimised, parts = list(partitioned), list(optimised), set[Key]()
+  if slices and axis_sizes:
+    partitioned, parts = in_slices(partitioned, optimised, axis_sizes, slices)
+  planned, actual, halos = totals(partitioned), totals(optimised), _halos(optimised)
+  judged = totals(one for one in optimised if one not in halos)
+  named = dict(_reordered(partitioned, optimised)) | dict(_reductions(planned, judged))
+  marks = [
+    ("peeled", set(_peeled(partitioned, optimised))),
+    ("halo", {(one.kind, one.axes) for one in halos}),
+    ("hierarchical", parts),
+  ]
   rewrites = []
   for key in sorted(planned.keys() | actual.keys()):
     before, after = planned.get(key, NOTHING), actual.get(key, NOTHING)
-    names = moved.get(key) or _names(before, after, peeled=key in peeled)
-    rewrites.append(Rewrite(names=names, kind=key[0], axes=key[1], planned=before, actual=after))
+    names = named.get(key) or _own_names(before, judged.get(key, NOTHING))
+    marked = tuple(mark for mark, keys in marks if key in keys)
+    late = ("async",) if after.asynchronous > before.asynchronous else ()
+    rewrites.append(
+      Rewrite(names=_together(names, marked, late), kind=key[0], axes=key[1], planned=before, actual=after)
+    )
   return rewrites
 
 
-def _totals(listed: Iterable[Collective]) -> dict[Key, Traffic]:
-  totals: dict[Key, Traffic] = collections.defaultdict(Traffic)
-  for one in listed:
-    total = totals[one.kind, one.axes]
-    totals[one.kind, one.axes] = Traffic(
-      operations=total.operations + one.count,
-      asynchronous=total.asynchronous + one.count * one.asynchronous,
-      elements=total.elements + one.count * one.elements,
-      payload_bytes=total.payload_bytes + one.count * one.payload_bytes,
-      widened_bytes=total.widened_bytes + one.count * one.elements * _widened(one),
-      group_size=one.group_size,
-    )
-  return dict(totals)
-
-
-def _widened(one: Collective) -> float:
-  """Bytes of one element after widening; integers and wide floats stay."""
-  item_bytes = one.payload_bytes / max(1, one.elements)
-  floating = one.dtype.startswith(("bf", "f"))
-  return WIDENED_ITEM_BYTES.get(item_bytes, item_bytes) if floating else item_bytes
-
-
-def _names(planned: Traffic, actual: Traffic, *, peeled: bool) -> tuple[str, ...]:
-  if actual.elements > planned.elements * (1 + 1e-9):
-    return ("unplanned",)
-  if not math.isclose(actual.elements, planned.elements):
-    return ("removed",)
+def _own_names(planned: Traffic, actual: Traffic) -> tuple[str, ...]:
+  """Rewrites that one (kind, axes) shows by itself."""
   names: list[str] = []
-  if not math.isclose(actual.payload_bytes, planned.payload_bytes):
-    if planned.payload_bytes / 2 <= actual.payload_bytes < planned.payload_bytes:
-      names.append("narrowed")
-    elif planned.payload_bytes < actual.payload_bytes <= planned.widened_bytes * (1 + 1e-9):
-      names.append("widened")
-    else:
+  surplus, extra_bytes = actual.elements - planned.elements, 0.0
+  if math.isclose(actual.elements, planned.elements):
+    surplus = 0.0
+  elif surplus > 0:
+    if surplus > actual.padding * (1 + 1e-9) or not planned.elements:
       return ("unplanned",)
-  if not math.isclose(actual.operations, planned.operations):
+    extra_bytes = actual.padding_bytes * surplus / actual.padding
+    names.append("padded")
+  else:
+    names.append("removed")
+  wide = _width(planned, actual.payload_bytes - extra_bytes, removed=surplus < 0)
+  if wide is None:
+    return ("unplanned",)
+  names += wide
+  if actual.packed:
+    names.append("packed")
+  if actual.elements and surplus >= 0 and not math.isclose(actual.operations, planned.operations):
     names.append("combined" if actual.operations < planned.operations else "split")
-  if peeled:
-    names.append("peeled")
-  if actual.asynchronous > planned.asynchronous:
-    names.append("async")
   return tuple(names) or ("same",)
+
+
+def _width(planned: Traffic, sent_bytes: float, *, removed: bool) -> list[str] | None:
+  """Bits of an element, more or fewer; None where nobody widens so far. Of fewer elements only the most is known."""
+  if math.isclose(sent_bytes, planned.payload_bytes):
+    return []
+  if sent_bytes > planned.widened_bytes * (1 + 1e-9):
+    return None
+  if removed:
+    return []
+  if sent_bytes > planned.payload_bytes:
+    return ["widened"]
+  return ["narrowed"] if sent_bytes >= planned.payload_bytes / 2 else None
+
+
+def _together(*parts: tuple[str, ...]) -> tuple[str, ...]:
+  """All names; `same` and `unplanned` stand alone."""
+  names = tuple(name for part in parts for name in part)
+  if "unplanned" in names:
+    return ("unplanned",)
+  return tuple(name for name in names if name != "same") or ("same",)
 
 
 def _peeled(partitioned: Iterable[Collective], optimised: Iterable[Collective]) -> Iterator[Key]:
@@ -134,23 +138,36 @@ def _by_origin(listed: Iterable[Collective]) -> dict[tuple[Key, str], list[float
   return found
 
 
-def _across_kinds(planned: dict[Key, Traffic], actual: dict[Key, Traffic]) -> Iterator[tuple[Key, tuple[str, ...]]]:
-  """Rewrites that show only when reduce-scatters and all-reduces are seen together."""
-  scatters = {axes: traffic for (kind, axes), traffic in planned.items() if kind == "reduce-scatter"}
-  for axes, scatter in scatters.items():
-    missing = scatter.elements - actual.get(("reduce-scatter", axes), NOTHING).elements
-    reduce = ("all-reduce", axes)
-    surplus = actual.get(reduce, NOTHING).elements - planned.get(reduce, NOTHING).elements
-    if missing > 0 and math.isclose(missing, surplus):
-      yield ("reduce-scatter", axes), ("reduce_scatter_as_all_reduce",)
-      yield reduce, ("reduce_scatter_as_all_reduce",)
-  for (kind, axes), before in planned.items():
-    after = actual.get((kind, axes), NOTHING)
-    if kind == "all-reduce" and after.elements and _moved_across(before, after, scatters.values()):
-      yield (kind, axes), ("reordered",)
+def _reductions(planned: dict[Key, Traffic], actual: dict[Key, Traffic]) -> Iterator[tuple[Key, tuple[str, ...]]]:
+  """Where an all-reduce does a reduce-scatter's work, or the other way: what one has more, the other has less."""
+  for axes in sorted({axes for kind, axes in planned.keys() | actual.keys() if kind in (REDUCE, SCATTER)}):
+    keys = (REDUCE, axes), (SCATTER, axes)
+    before, after = ([side.get(key, NOTHING) for key in keys] for side in (planned, actual))
+    surplus = [a.elements - b.elements for a, b in zip(after, before, strict=True)]
+    if not (min(surplus) < 0 < max(surplus)) or math.isclose(after[0].elements, before[0].elements):
+      continue
+    name = "reduce_scatter_as_all_reduce" if surplus[0] > 0 else "all_reduce_as_reduce_scatter"
+    names = _own_names(before[0] + before[1], after[0] + after[1])
+    if names != ("unplanned",):
+      yield keys[0], _together((name,), names)
+      yield keys[1], _together((name,), names)
 
 
-def _moved_across(before: Traffic, after: Traffic, scatters: Iterable[Traffic]) -> bool:
-  """An all-reduce that moves across a reduce-scatter grows or shrinks by the size of the latter's group."""
-  ratio = max(after.elements, before.elements) / min(after.elements, before.elements)
-  return ratio > 1 and any(math.isclose(ratio, scatter.group_size) for scatter in scatters)
+def _halos(optimised: list[Collective]) -> list[Collective]:
+  """Permutes that hand on what a padded reduction over the same axes left with a neighbour."""
+  padded = {one.axes for one in optimised if one.padding and one.kind in (REDUCE, SCATTER)}
+  return [one for one in optimised if one.halo and one.axes in padded]
+
+
+def _reordered(before: list[Collective], after: list[Collective]) -> Iterator[tuple[Key, tuple[str, ...]]]:
+  """All-reduces that moved behind a reduce-scatter: of those that are not as before, its group's part is left."""
+  groups = {one.group_size for one in before if one.kind == SCATTER}
+  for axes in {one.axes for one in before if one.kind == REDUCE}:
+    sizes = [collections.Counter(_sizes(side, axes)) for side in (before, after)]
+    gone, come = (float(sum((sizes[i] - sizes[1 - i]).elements())) for i in (0, 1))
+    if come and any(math.isclose(gone, come * group) for group in groups):
+      yield (REDUCE, axes), ("reordered",)
+
+
+def _sizes(listed: Iterable[Collective], axes: tuple[str, ...]) -> list[float]:
+  return [one.count * one.elements for one in listed if (one.kind, one.axes) == (REDUCE, axes)]

@@ -50,7 +50,7 @@ def memory_traffic(module: Module, declared: Declared = NOTHING) -> Traffic:
   Raises:
     UnknownOperation, UnknownTripCount: see `walk`.
   """
-  moved, buffers = _Moved(module), Buffers(module)
+  moved, buffers = Moved(module), Buffers(module)
   read = written = bound = 0.0
   by_scope: dict[str, float] = collections.defaultdict(float)
   of_arguments: dict[int, float] = collections.defaultdict(float)
@@ -71,7 +71,7 @@ def memory_traffic(module: Module, declared: Declared = NOTHING) -> Traffic:
   )
 
 
-class _Moved:
+class Moved:
   """Bytes of one execution: read, operand by operand, and written; each instruction is looked at once."""
 
   def __init__(self, module: Module):
@@ -92,7 +92,7 @@ class _Moved:
 
   def _bytes(self, x: Instruction) -> tuple[list[float], float]:
     whole, result = [stored_bytes(y.shapes) for y in x.operands], stored_bytes(_results(x))
-    declared = kernel_bytes(x) if x.opcode in _KERNELS else None
+    declared = kernel_bytes(self._module, x) if x.opcode in _KERNELS else None
     if declared is not None:
       share = max(0.0, declared - result) / max(1.0, sum(whole))
       return [share * size for size in whole], min(declared, result)

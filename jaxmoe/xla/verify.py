@@ -41,6 +41,7 @@ def verify(
     MissingError: the target's compiler or its devices are not here.
     UsageError: the target is unknown or of the wrong size, or the model cannot be run.
     CompileFailed: the compiler refuses the program.
+    Unknown: it compiles to something that cannot be counted.
     ChildStopped, ChildFailed: it took more than the options allow, or died.
   """
   _check(deployment)

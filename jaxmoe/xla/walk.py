@@ -5,14 +5,11 @@ import functools
 import math
 from collections.abc import Callable, Iterable, Iterator
 
-from jaxmoe.xla import opcodes, scopes
+from jaxmoe.xla import opcodes, scopes, twins
 from jaxmoe.xla.declared import AT_MOST, NOTHING, Declared, custom_call_flops
 from jaxmoe.xla.hlo import Instruction, Module, without_collector
 from jaxmoe.xla.loops import Frame, Site, trip_count
-
-
-class UnknownOperation(NotImplementedError):
-  """An operation that the walk does not know: it might hide work, so it is never counted as zero."""
+from jaxmoe.xla.unknown import UnknownOperation
 
 
 @dataclasses.dataclass(slots=True, eq=False)  # not frozen, for speed, as `Instruction`
@@ -94,7 +91,7 @@ class _Walker:
     for instruction in frame.computation.instructions:
       opcode = opcodes.base(instruction.opcode)
       if opcode not in opcodes.KNOWN or opcode == "custom-call":
-        self._require_known(instruction)
+        self._require_known(instruction, frame)
       visit = Visit(instruction, frame, count, scopes.join(outer, instruction.op_name), bound)
       self.steps.append(visit)
       if opcode in opcodes.CALLS and opcodes.executes(instruction.opcode):
@@ -149,18 +146,24 @@ class _Walker:
     branch, self.steps = self.steps, around
     return branch
 
-  def _require_known(self, instruction: Instruction) -> None:
-    where = f" ({instruction.op_name})" if instruction.op_name else ""
-    opcode = opcodes.base(instruction.opcode)
-    if opcode in ("send", "recv") and opcodes.BETWEEN_SLICES.search(instruction.attributes):
+  def _require_known(self, x: Instruction, frame: Frame) -> None:
+    opcode = opcodes.base(x.opcode)
+    if opcode in ("send", "recv") and opcodes.BETWEEN_SLICES.search(x.attributes):
       return
     if opcode not in opcodes.KNOWN:
-      raise UnknownOperation(f"operation {instruction.opcode} of {instruction.name}{where} is not in opcodes.py")
-    if opcodes.executes(instruction.opcode):
-      target = instruction.text("custom_call_target")
+      where = frame.place(self._module, x)
+      raise UnknownOperation(f"operation {x.opcode} ({where}) is in no table of jaxmoe/xla/opcodes.py; add it there")
+    if opcodes.executes(x.opcode):
+      target = x.text("custom_call_target")
       listed = opcodes.MATMUL_CUSTOM_CALLS | opcodes.OTHER_CUSTOM_CALLS
-      if target not in listed and custom_call_flops(instruction, self._declared) is None:
-        raise UnknownOperation(
-          f"custom call {target!r} of {instruction.name}{where} is not declared;"
-          " give its matmul FLOPs with Declared(custom_call_flops=...), 0 if it does none"
-        )
+      if target not in listed and custom_call_flops(self._module, x, self._declared) is None:
+        raise UnknownOperation(self._undeclared(target, x, frame))
+
+  def _undeclared(self, target: str, x: Instruction, frame: Frame) -> str:
+    different = twins.scopes_of_equals(self._module, x)
+    return (
+      f"custom call {target!r} ({frame.place(self._module, x)}) declares no work"
+      + (f", and kernels equal to it declare differing work ({', '.join(sorted(different))})" if different else "")
+      + "; declare it in a jax.named_scope around it, kernel[expected=..,max=..,bytes=..], or its matmul FLOPs with"
+      " Declared(custom_call_flops=...), 0 if it does none"
+    )

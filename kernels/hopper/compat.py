@@ -5,6 +5,7 @@ import inspect
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
@@ -60,10 +61,10 @@ def output(shape: tuple[int, ...], like) -> jax.ShapeDtypeStruct:
   return jax.ShapeDtypeStruct(shape, like.dtype, manual_axis_type=jax.typeof(like).manual_axis_type)
 
 
-def swizzled(rows: int):
-  """Layout of two-byte values in shared memory: tiles of so many rows by 64 columns, each row's 128 bytes permuted."""
+def swizzled(rows: int, dtype):
+  """Layout in shared memory: tiles of so many rows by 64 columns, the bytes of each of their rows permuted."""
   tiling = plgpu.TilingTransform((rows, 64))  # pyright: ignore[reportAbstractUsage]
-  return tiling, plgpu.SwizzleTransform(128)  # pyright: ignore[reportAbstractUsage]
+  return tiling, plgpu.SwizzleTransform(64 * jnp.dtype(dtype).itemsize)  # pyright: ignore[reportAbstractUsage]
 
 
 def accumulator(shape: tuple[int, int]):

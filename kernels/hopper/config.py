@@ -10,12 +10,13 @@ from typing import Literal, get_args
 CHUNK = 64  # rows or columns: the least that a consumer multiplies, and what one store writes
 SHARED_BYTES = 227 * 1024  # of one block of threads
 RESERVED_BYTES = 2048 + 1024  # kept by the compiler for reductions; barriers
+WIDENED = 2  # steps of FP8 weights that are kept in 16 bits: one is multiplied while the next one is written
 STAGING_BYTES = 2 * 2 * CHUNK * CHUNK * 2  # two slots for each of two consumers
 SUM_VALUES = 64 * 256  # of one consumer: 128 registers of each of its threads
 
 TABLE = pathlib.Path(__file__).with_name("tuned.json")
 
-Leg = Literal["gated_up", "matmul", "matmul_transposed", "weight_gradient"]
+Leg = Literal["gated_up", "matmul", "matmul_scaled", "matmul_transposed", "weight_gradient"]
 LEGS = get_args(Leg)
 
 
@@ -39,16 +40,20 @@ class TileShape:
     """Into how many parts the consumers split height and width."""
     return (1, 2) if self.split_columns else (2, 1)
 
-  @property
-  def shared_bytes(self) -> int:
-    return 2 * self.stages * self.depth * (self.height + self.width) + STAGING_BYTES + RESERVED_BYTES
+  def shared_bytes(self, leg: Leg) -> int:
+    """Of all stages, and of what lies beside them: with FP8 weights also two stages' worth of them, widened."""
+    rows, weights = 2 * self.stages * self.height, 2 * self.stages * self.width
+    if leg == "matmul_scaled":
+      weights = self.stages * self.width + 2 * WIDENED * self.width
+    return self.depth * (rows + weights) + STAGING_BYTES + RESERVED_BYTES
 
   def serves(self, leg: Leg, D: int, F: int) -> bool:
     """Whether the tile fits a processor and divides the leg: a sum over D to F columns, or a D x F gradient."""
     beside = 2 if leg == "gated_up" else 1
     row_parts, column_parts = self.parts
-    fits = self.shared_bytes <= SHARED_BYTES and self.height * self.width // 2 <= SUM_VALUES
-    whole = self.height % (row_parts * CHUNK) == self.width % (beside * column_parts * CHUNK) == 0
+    fits = self.shared_bytes(leg) <= SHARED_BYTES and self.height * self.width // 2 <= SUM_VALUES
+    shares = 2 if leg == "matmul_scaled" else column_parts  # each consumer widens half of the columns
+    whole = self.height % (row_parts * CHUNK) == self.width % (beside * shares * CHUNK) == 0
     divides = F % (self.width // beside) == 0 and D % (self.height if leg == "weight_gradient" else self.depth) == 0
     return fits and whole and divides
 
@@ -70,7 +75,8 @@ def by_rule(leg: Leg, D: int, F: int, *, rows: int, groups: int, processors: int
   serving = [shape for shape in preferred if shape.height <= 128 and shape.serves(leg, D, F)]
   if not serving:
     raise NotImplementedError(
-      f"{leg} on Hopper needs widths that are multiples of {CHUNK}, and one of 128 for a gradient, got {D} and {F};"
+      f"{leg} on Hopper needs widths that are multiples of {CHUNK}, and one of 128 for a gradient or FP8 weights,"
+      f" got {D} and {F};"
       " pad the weights, or name another implementation"
     )
   if leg == "weight_gradient":
@@ -84,7 +90,7 @@ def candidates() -> list[TileShape]:
   sides = [(128, 256, False), (128, 192, False), (128, 128, False), (128, 64, False)]
   sides += [(256, 128, False), (64, 256, True), (64, 128, True)]
   shapes = [TileShape(height=height, width=width, stages=1, split_columns=split) for height, width, split in sides]
-  room = [SHARED_BYTES - shape.shared_bytes for shape in shapes]
+  room = [SHARED_BYTES - shape.shared_bytes("matmul") for shape in shapes]
   return [
     dataclasses.replace(shape, stages=1 + left // (2 * shape.depth * (shape.height + shape.width)))
     for shape, left in zip(shapes, room, strict=True)

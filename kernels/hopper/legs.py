@@ -7,6 +7,7 @@ from jaxmoe.kernels.hopper import config
 from jaxmoe.kernels.hopper.config import Leg, TileShape
 from jaxmoe.kernels.hopper.device import Device, check_dtypes, current
 from jaxmoe.kernels.hopper.rows import grouped_rows
+from jaxmoe.kernels.hopper.scaled import grouped_rows_scaled
 from jaxmoe.kernels.hopper.weights import grouped_weights
 
 
@@ -58,12 +59,15 @@ def weight_gradient(x_ND, y_NF, sizes_E, *, device: Device | None = None, shape:
   return grouped_weights(x_ND, y_NF, sizes_E, shape=shape, processors=device.processors)
 
 
-def matmul_scaled(x_ND, w_EDF, scale_EF, sizes_E):
-  """Does not exist yet: FP8 weights would have to widen on their way from shared memory into the tensor cores."""
-  raise NotImplementedError(
-    f"the Hopper kernels multiply weights of the dtype of the rows, got {w_EDF.dtype.name};"
-    " cast the weights, or name another implementation"
-  )
+def matmul_scaled(x_ND, w_EDF, scale_EF, sizes_E, *, device: Device | None = None, shape: TileShape | None = None):
+  """`matmul` with FP8 weights, whose column f of expert e counts `scale_EF[e, f]` times."""
+  check_dtypes(x_ND)
+  device = device or current()
+  (N, D), (E, _, F) = x_ND.shape, w_EDF.shape
+  if N == 0:
+    return jnp.zeros((N, F), x_ND.dtype)
+  shape = _shape(shape, "matmul_scaled", D, F, N, E, device)
+  return grouped_rows_scaled(x_ND, w_EDF, scale_EF, sizes_E, shape=shape, processors=device.processors)
 
 
 def _unchanged(sum_):

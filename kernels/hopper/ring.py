@@ -54,29 +54,31 @@ class Ring:
     lax.fori_loop(jnp.maximum(filled - self.stages, 0), filled, wait, None)
 
 
-def run(buffers, *, stages: int, copies: int, dtype, copy: Callable, multiply: Callable):
+def run(buffers, *, stages: int, copies: int, dtype, copy: Callable, multiply: Callable, beside=()):
   """Run `copy` in one warpgroup and `multiply` in two, over a ring whose stages hold one of each of `buffers`.
 
   Args:
-    buffers: shapes of what one stage holds.
+    buffers: (shape, dtype) of what one stage holds.
     copies: how many bulk copies fill a stage.
+    dtype: of results.
     copy: (ring, *buffers) -> how many steps it filled.
     multiply: (consumer's number, ring, its staging slots, a barrier between consumers, *buffers) -> None.
+    beside: (shape, dtype) of shared memory that no copy fills; `multiply` gets it after the buffers.
   """
   warpgroup = lax.axis_index(compat.WARPGROUP_AXIS)
 
-  def by_role(full, free, together, staging_s, *buffers_s):
+  def by_role(full, free, together, staging_s, *memory_s):
     ring = Ring(stages, full, free)
 
     @pl.when(warpgroup == CONSUMERS)
     def _():
       plgpu.set_max_registers(COPIER_REGISTERS, action="decrease")
-      ring.drain(copy(ring, *buffers_s))
+      ring.drain(copy(ring, *memory_s[: len(buffers)]))
 
     @pl.when(warpgroup < CONSUMERS)
     def _():
       plgpu.set_max_registers(CONSUMER_REGISTERS, action="increase")
-      multiply(warpgroup, ring, staging_s.at[warpgroup], together, *buffers_s)
+      multiply(warpgroup, ring, staging_s.at[warpgroup], together, *memory_s)
       plgpu.wait_smem_to_gmem(0)
 
   pl.run_scoped(
@@ -85,9 +87,15 @@ def run(buffers, *, stages: int, copies: int, dtype, copy: Callable, multiply: C
     plgpu.Barrier(num_arrivals=CONSUMERS, num_barriers=stages),
     plgpu.Barrier(num_arrivals=CONSUMERS),
     staging(CONSUMERS, dtype),
-    *(plgpu.SMEM((stages, *shape), dtype, transforms=compat.swizzled(8)) for shape in buffers),
+    *(shared_memory((stages, *shape), dtype) for shape, dtype in buffers),
+    *(shared_memory(shape, dtype) for shape, dtype in beside),
     collective_axes=compat.WARPGROUP_AXIS,
   )
+
+
+def shared_memory(shape: tuple[int, ...], dtype):
+  """Shared memory that bulk copies and tensor cores understand."""
+  return plgpu.SMEM(shape, dtype, transforms=compat.swizzled(8, dtype))
 
 
 def each_turn(total, body, step):

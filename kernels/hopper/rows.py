@@ -1,5 +1,6 @@
 """Persistent, warp-specialised kernel over tiles of rows: out = epilogue(sum of x @ w), each row with its group's w."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import jax
@@ -12,9 +13,34 @@ from jaxmoe.kernels.hopper import compat
 from jaxmoe.kernels.hopper.config import TileShape
 from jaxmoe.kernels.hopper.ring import each_turn, loop, run
 from jaxmoe.kernels.hopper.staging import store
-from jaxmoe.kernels.hopper.tiles import ALIGN, aligned, row_tiles, visit
+from jaxmoe.kernels.hopper.tiles import ALIGN, RowTiles, aligned, row_tiles, visit
 
 Term = tuple[jax.Array, Sequence[jax.Array]]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RowTurns:
+  """The turns of a processor: over tiles that exist, each once for every block of columns."""
+
+  tiles_g: RowTiles
+  groups: int
+  columns: int
+  steps: int
+  band: int
+
+  def each(self, body):
+    """The last of `step = body(turn, step)`."""
+    return each_turn(self.tiles_g.count[0] * self.columns, body, jnp.int32(0))
+
+  def at(self, turn):
+    """(tile, column, the tile's first row, steps of a sum: none for rows past the last group)."""
+    tile, column = visit(turn, self.tiles_g.count[0], self.columns, self.band)
+    steps = jnp.where(self.tiles_g.group[tile] < self.groups, jnp.int32(self.steps), 0)
+    return tile, column, pl.multiple_of(self.tiles_g.row[tile], ALIGN), steps
+
+  def within(self, tile, begin, height: int):
+    """Which rows are the group's, of the tile's `height` rows from `begin` on."""
+    return tuple(jnp.clip(edge[tile] - begin, 0, height) for edge in (self.tiles_g.low, self.tiles_g.high))
 
 
 def grouped_rows(
@@ -44,24 +70,13 @@ def grouped_rows(
   row_parts, column_parts = shape.parts
   height, width = shape.height // row_parts, shape.width // (beside * column_parts)  # of a consumer's sum
   steps, columns = D // shape.depth, F // (width * column_parts)
-  tiles = row_tiles(sizes_E, N, shape.height)
 
   def kernel(tiles_g, terms_g, *outputs_g):
-    count = tiles_g.count[0]
-
-    def tile_of(turn):
-      """(tile, column, its first row, steps of one term: none for rows past the last group)."""
-      tile, column = visit(turn, count, columns, shape.band)
-      return (
-        tile,
-        column,
-        pl.multiple_of(tiles_g.row[tile], ALIGN),
-        jnp.where(tiles_g.group[tile] < E, jnp.int32(steps), 0),
-      )
+    turns = RowTurns(tiles_g, E, columns, steps, shape.band)
 
     def copy(ring, x_s, w_s):
       def copy_tile(turn, step):
-        tile, column, row, depth = tile_of(turn)
+        tile, column, row, depth = turns.at(turn)
         group, rows = jnp.minimum(tiles_g.group[tile], E - 1), pl.ds(row, shape.height)
         f = pl.ds(column * width * column_parts, width * column_parts)
 
@@ -78,16 +93,16 @@ def grouped_rows(
           step = copy_term(x_g, weights_g, step)
         return step
 
-      return every_turn(copy_tile)
+      return turns.each(copy_tile)
 
     def multiply(consumer, ring, staging_s, _, x_s, w_s):
       row_part, column_part = (0, consumer) if shape.split_columns else (consumer, 0)
       mine_x, mine_w = pl.ds(row_part * height, height), pl.ds(column_part * width, width)
 
       def multiply_tile(turn, step):
-        tile, column, row, depth = tile_of(turn)
+        tile, column, row, depth = turns.at(turn)
         depth = depth * len(terms)
-        low, high = (jnp.clip(edge[tile] - row_part * height, 0, height) for edge in (tiles_g.low, tiles_g.high))
+        low, high = turns.within(tile, row_part * height, height)
 
         def multiply_steps(*sums):
           def multiply_step(k, _):
@@ -113,14 +128,11 @@ def grouped_rows(
         pl.when(high <= low)(lambda: loop(depth, skip_step, None))  # a consumer without rows in this tile
         return step + depth
 
-      every_turn(multiply_tile)
-
-    def every_turn(body):
-      return each_turn(count * columns, body, jnp.int32(0))
+      turns.each(multiply_tile)
 
     w_shape = (width * column_parts, shape.depth) if transposed else (shape.depth, width * column_parts)
     run(
-      [(shape.height, shape.depth), (beside, *w_shape)],
+      [((shape.height, shape.depth), x_ND.dtype), ((beside, *w_shape), x_ND.dtype)],
       stages=shape.stages,
       copies=1 + beside,
       dtype=x_ND.dtype,
@@ -151,4 +163,4 @@ def grouped_rows(
     declared_bytes=declared_bytes,
     approximate=approximate,
   )
-  return call(tiles, [(aligned(x), tuple(weights)) for x, weights in terms])
+  return call(row_tiles(sizes_E, N, shape.height), [(aligned(x), tuple(weights)) for x, weights in terms])

@@ -18,7 +18,7 @@ def staging(consumers: int, dtype):
   Rows are tiles of their own, because a copy out starts at any row; 64 columns wide, the bytes lie as in 8-row tiles.
   """
   shape = (consumers, SLOTS, CHUNK, CHUNK)
-  return plgpu.SMEM(shape, dtype, transforms=compat.swizzled(1))
+  return plgpu.SMEM(shape, dtype, transforms=compat.swizzled(1, dtype))
 
 
 def store(epilogue, sums, outputs_g, staging_s, at, low, high):

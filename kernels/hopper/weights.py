@@ -85,7 +85,7 @@ def grouped_weights(x_ND, y_NF, sizes_E, *, shape: TileShape, processors: int):
       return each_turn(E * tiles * columns, body, jnp.int32(0))
 
     run(
-      [(shape.depth, shape.height), (shape.depth, shape.width)],
+      [((shape.depth, shape.height), x_ND.dtype), ((shape.depth, shape.width), y_NF.dtype)],
       stages=shape.stages,
       copies=2,
       dtype=x_ND.dtype,

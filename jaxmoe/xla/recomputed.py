@@ -1,0 +1,28 @@
+"""Work that the compiler adds: it computes again what would take too much memory to keep."""
+
+import collections
+
+from jaxmoe.xla.walk import Visit
+
+# XLA's rematerialisation names copies `dot.3.remat`, `dot.3.remat2`, `dot.3.remat.1`; the original may be gone.
+_MARK = ".remat"
+
+
+class Copies:
+  """Work of operations and of their copies; a fusion is copied whole."""
+
+  def __init__(self):
+    self._work: dict[tuple[str, str], dict[str, float]] = collections.defaultdict(
+      lambda: collections.defaultdict(float)
+    )
+
+  def add(self, visit: Visit, work: float) -> None:
+    x, frame = visit.instruction, visit.frame
+    while frame.site is not None and frame.site.instruction.opcode == "fusion":
+      x, frame = frame.site.instruction, frame.site.frame
+    self._work[frame.computation.name, x.name.partition(_MARK)[0]][x.name] += work
+
+  @property
+  def recomputed(self) -> float:
+    """Of each operation all but one copy."""
+    return sum(sum(copies.values()) - max(copies.values()) for copies in self._work.values())

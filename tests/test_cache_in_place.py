@@ -1,0 +1,56 @@
+"""The compiled decode step reads the cache where it lies and writes one token a sequence in place."""
+
+import pytest
+import tiny
+from compiled_modules import TARGETS, devices
+
+from jaxmoe.cost.memory import cache_bytes
+from jaxmoe.meshes.build import build_mesh
+from jaxmoe.meshes.strategy import Strategy
+from jaxmoe.xla.hlo import Module
+from jaxmoe.xla.memory import compiled_memory
+from jaxmoe.xla.program import build_program
+from jaxmoe.xla.traffic import Moved, memory_traffic
+from jaxmoe.xla.walk import walk
+
+CASES = {
+  "one layer a stage": (Strategy(stage=4, expert=2), 4),
+  "layers and microbatches": (Strategy(stage=2, expert=2, tensor=2), 2),
+  "no pipeline": (Strategy(data=2, expert=4), 1),
+}
+
+
+def deployment(name, **job):
+  """Grouped queries, heads narrower than a TPU's lanes, and more cache than its memory on the chip holds."""
+  strategy, microbatches = CASES[name]
+  sizes = {"num_heads": 8, "num_kv_heads": 4, "head_dim": 32}
+  return tiny.deployment(strategy, "bfloat16", sizes, microbatches=microbatches, expert_kernel="einsum", **job)
+
+
+def compiled(d, target):
+  return build_program(d, build_mesh(d.strategy, devices(target))).lower().compile()
+
+
+def attended_bytes(d) -> float:
+  """Keys of one layer and microbatch, or its values."""
+  return cache_bytes(d) / 2 / d.layers_per_stage / d.microbatches
+
+
+def largest_write(module: Module) -> float:
+  """Bytes that one operation in a loop writes; of what it updates in place, the update."""
+  moved = Moved(module)
+  return max(moved.once(visit)[1] for visit in walk(module) if visit.count > 1)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", CASES)
+def test_decode_copies_no_cache(name, target):
+  """TPUs multiply slices where they lie; CPU and NVIDIA's compiler first copy what one layer attends to, no more."""
+  d = deployment(name, kind="decode", sequence_length=65536)
+  program = compiled(d, target)
+  module, share = Module.from_compiled(program), attended_bytes(d)
+  copies = 0 if target == "tpu" else 1  # of keys and of values
+  assert largest_write(module) <= (2 * copies + 1 / 8) * share
+  assert compiled_memory(program).temp_bytes < (2 * copies + 1 / 4) * share
+  read = 2 * share * d.layers_per_stage * d.ticks
+  assert memory_traffic(module).total < 1.25 * (1 + 2 * copies) * read
