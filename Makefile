@@ -40,7 +40,7 @@ types: .venv/installed-dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 # Fills the documents that show what commands print.
-docs: .venv/installed
+docs: .venv/installed-compilers
 	$(BIN)/python docs/generate.py
 
 # Searches again for the deployments of the catalogue that `jaxmoe plan` found.
@@ -72,6 +72,11 @@ clean:
 	@$(call make-venv,.venv)
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch .venv/installed $@
+
+# Of the extra cuda-compile: about 730 MB.
+.venv/installed-compilers: .venv/installed
+	$(BIN)/python -m pip install --quiet --editable '.[tpu,cuda-compile]'
+	@touch $@
 
 $(OLDEST)/installed: pyproject.toml .ci/lower_bounds.py
 	@$(call make-venv,$(OLDEST))

@@ -9,12 +9,14 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from jaxmoe.config.catalogue import deployment_names, document_names, load_deployment
 from jaxmoe.report import units
 from jaxmoe.report.rules import FAULTS, REWRITES, RULES, allowed
 
 FOLDER = "docs/deployments"
+TARGETS = ("cpu", "tpu", "cuda")
 TABLE = re.compile(r"<!-- table of: (?P<name>\w+) -->\n(?P<old>.*?)<!-- end of table -->", re.DOTALL)
 OUTLINE = """\
 # {name}
@@ -89,9 +91,7 @@ def _results() -> str:
 
 
 def _result(name: str) -> tuple[str, ...]:
-  command = [sys.executable, "-m", "jaxmoe", "verify", name, "--target", "cpu", "--json"]
-  print(f"running {' '.join(command[2:])}", file=sys.stderr)
-  found = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+  found = _document("verify", name, "--target", "cpu")
   checks, needed = found["checks"], found["memory_bytes"]["needed_bytes"]
   return (
     f"[{name}](deployments/{name}.md)" if name in document_names() else name,
@@ -104,9 +104,36 @@ def _result(name: str) -> tuple[str, ...]:
   )
 
 
+def _verified() -> str:
+  """Every deployment of the catalogue by every compiler; `make docs` has the extras that this needs."""
+  by_target = [_verify_all(target) for target in TARGETS]
+  rows = [
+    (f"`{row[0]['deployment']}`", str(row[0]["devices"]), *(_cell(entry) for entry in row))
+    for row in zip(*by_target, strict=True)
+  ]
+  return _markdown(["deployment", "devices", *(f"`--target {target}`" for target in TARGETS)], rows)
+
+
+def _verify_all(target: str) -> list[dict[str, Any]]:
+  return _document("verify", "all", "--target", target)["deployments"]
+
+
+def _cell(entry: dict[str, Any]) -> str:
+  held = f", {entry['checks_held']} of {entry['checks']}" if "checks" in entry else ""
+  slices = entry["target"].partition(":")[2]
+  return f"{entry['verdict']}{held}" + (f" ({slices})" if slices else "")
+
+
+def _document(*words: str) -> dict[str, Any]:
+  """What a command with `--json` prints, also where it ends with another code than 0."""
+  print(f"running jaxmoe {' '.join(words)} --json", file=sys.stderr)
+  command = [sys.executable, "-m", "jaxmoe", *words, "--json"]
+  return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True).stdout)
+
+
 def _markdown(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
   lines = [headers, ["---"] * len(headers), *rows]
   return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-TABLES = {"rules": _rules, "faults": _faults, "rewrites": _rewrites, "results": _results}
+TABLES = {"rules": _rules, "faults": _faults, "rewrites": _rewrites, "results": _results, "verified": _verified}

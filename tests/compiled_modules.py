@@ -4,9 +4,10 @@ import functools
 import importlib.util
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, SingleDeviceSharding
+from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from jaxmoe.meshes.build import cuda_devices, topology_devices
 from jaxmoe.xla import cuda
@@ -16,6 +17,7 @@ from jaxmoe.xla.partitioned import compile_with_partitioned
 STAGES = ("partitioned", "optimised")
 WITH_TPU = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="the extra tpu is not installed")
 WITH_CUDA = pytest.mark.skipif(cuda.missing() is not None, reason="the extra cuda-compile is not installed")
+SIZES = {"x": 2, "y": 4}  # axes of the eight
 TARGETS = ("cpu", pytest.param("tpu", marks=WITH_TPU), pytest.param("cuda", marks=WITH_CUDA))
 
 
@@ -52,3 +54,20 @@ def mesh(target: str = "cpu", /, **sizes: int) -> jax.sharding.Mesh:
     return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
   grid = np.array(devices(target)).reshape(tuple(sizes.values()))
   return jax.sharding.Mesh(grid, tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
+
+
+def two_layers(target, width=512, hidden=2048, dtype=jnp.bfloat16, over="y") -> dict[str, Module]:
+  """Gradients of two layers: weights split over `over`, tokens over both axes of `SIZES`."""
+  grid = mesh(target, **SIZES)
+
+  def shape(*sizes, spec):
+    return jax.ShapeDtypeStruct(sizes, dtype, sharding=NamedSharding(grid, PartitionSpec(*spec)))
+
+  def loss(weights, x):
+    up, down = weights
+    return jnp.sum((jax.nn.relu(x @ up) @ down).astype(jnp.float32) ** 2)
+
+  split = NamedSharding(grid, PartitionSpec(over))
+  weights = (shape(width, hidden, spec=(over,)), shape(hidden, width, spec=(over,)))
+  x = shape(1024, width, spec=(("x", "y"),))
+  return modules_on(target, jax.grad(loss), weights, x, out_shardings=(split, split))

@@ -1,10 +1,8 @@
 """What asynchronous collectives overlap: work between start and end, by hand and as compilers schedule it."""
 
-import jax
 import jax.numpy as jnp
 import pytest
-from compiled_modules import TARGETS, WITH_CUDA, WITH_TPU, mesh, modules_on
-from jax.sharding import NamedSharding, PartitionSpec
+from compiled_modules import SIZES, TARGETS, WITH_CUDA, WITH_TPU, two_layers
 
 from jaxmoe.report.rewrites import overlap
 from jaxmoe.xla.collectives import collectives
@@ -127,31 +125,13 @@ def test_words():
   assert (overlap(plain), overlap(NOTHING)) == ("synchronous", "-")
 
 
-SIZES = {"x": 2, "y": 4}
-MATMUL = 2 * 128 * 512 * 2048  # each of the five of the program, on one device of eight
-
-
-def fsdp(target, dtype=jnp.bfloat16):
-  """Gradients of two layers whose weights are split over `y`, and tokens over both axes."""
-  grid = mesh(target, **SIZES)
-
-  def shape(*sizes, spec):
-    return jax.ShapeDtypeStruct(sizes, dtype, sharding=NamedSharding(grid, PartitionSpec(*spec)))
-
-  def loss(weights, x):
-    up, down = weights
-    return jnp.sum((jax.nn.relu(x @ up) @ down).astype(jnp.float32) ** 2)
-
-  split = NamedSharding(grid, PartitionSpec("y"))
-  weights = (shape(512, 2048, spec="y"), shape(2048, 512, spec="y"))
-  x = shape(1024, 512, spec=(("x", "y"),))
-  return modules_on(target, jax.grad(loss), weights, x, out_shardings=(split, split))
+MATMUL = 2 * 128 * 512 * 2048  # each of the five of `two_layers`, on one device of eight
 
 
 @WITH_TPU
 def test_a_tpu_runs_matmuls_beside_gathers():
   """One gather is named in three fusions, and counts once: begun, beside a matmul, and awaited."""
-  made = fsdp("tpu")
+  made = two_layers("tpu")
   planned, actual = (totals(collectives(made[stage], SIZES)) for stage in ("partitioned", "optimised"))
   gathers = actual["all-gather", ("y",)]
   assert (gathers.operations, gathers.elements) == (3, 2 * 512 * 2048 + 512 * 512)
@@ -179,7 +159,7 @@ ENTRY main {
 @WITH_CUDA
 def test_nvidia_overlaps_an_exchange_with_matmuls():
   """Of whole matmuls, and of no more than there are."""
-  actual = totals(collectives(fsdp("cuda")["optimised"], SIZES))
+  actual = totals(collectives(two_layers("cuda")["optimised"], SIZES))
   assert sum(traffic.asynchronous for traffic in actual.values()) > 0
   hidden = {key: traffic.hidden_flops / MATMUL for key, traffic in actual.items()}
   assert max(hidden.values()) >= 1 and max(hidden.values()) <= 5
@@ -188,9 +168,9 @@ def test_nvidia_overlaps_an_exchange_with_matmuls():
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_target_schedules_its_module(target):
-  assert is_scheduled(fsdp(target, jnp.float32)["optimised"])
+  assert is_scheduled(two_layers(target, dtype=jnp.float32)["optimised"])
 
 
 def test_a_cpu_waits_for_each():
-  actual = collectives(fsdp("cpu", jnp.float32)["optimised"], SIZES)
+  actual = collectives(two_layers("cpu", dtype=jnp.float32)["optimised"], SIZES)
   assert actual and not any(one.asynchronous for one in actual)

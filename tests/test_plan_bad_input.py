@@ -25,10 +25,10 @@ OPTIONS = {
   "fewer than no devices": ({"devices": "-1"}, ["got -1", "nearest legal value is 1"]),
   "more devices than there are": ({"devices": "2000"}, ["1024", "dgx_h100", "got 2000", "nearest legal value is 1024"]),
   "absurd devices": ({"devices": f"{2**40}"}, [f"got {2**40}", "nearest legal value is 1024"]),
-  "no batch": ({"batch": "0"}, ["batch", "at least 1", "got 0"]),
-  "negative batch": ({"batch": "-8"}, ["batch", "at least 1", "got -8"]),
+  "no batch": ({"batch": "0"}, ["--batch", "at least 1", "got 0"]),
+  "negative batch": ({"batch": "-8"}, ["--batch", "at least 1", "got -8"]),
   "absurd batch": ({"batch": f"{2**40}"}, ["batch", "16777216", f"got {2**40}"]),
-  "no tokens": ({"sequence_length": "0"}, ["sequence_length", "at least 1", "got 0"]),
+  "no tokens": ({"sequence_length": "0"}, ["--sequence-length", "at least 1", "got 0"]),
   "absurd sequences": ({"sequence_length": f"{2**40}"}, ["sequence length", "16777216", f"got {2**40}"]),
   "too many tokens": (
     {"batch": "1048576", "sequence_length": "1048576"},

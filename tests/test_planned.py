@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import pathlib
 import shlex
 
 import pytest
@@ -27,6 +28,15 @@ def quick(*names):
 def test_documents_come_first_and_nothing_else_is_in_the_catalogue():
   assert list(deployment_names()) == [*document_names(), *NAMES]
   assert all(load_deployment(name).document for name in document_names())
+
+
+def test_the_readme_shows_all_of_them_by_three_compilers():
+  """`make docs` fills the table with what `jaxmoe verify all` says."""
+  table = (pathlib.Path(__file__).parents[1] / "README.md").read_text().partition("<!-- table of: verified -->\n")[2]
+  header, _, *rows = table.partition("<!-- end of table -->")[0].splitlines()
+  assert all(f"`--target {target}`" in header for target in ("cpu", "tpu", "cuda"))
+  assert [row.split("`")[1] for row in rows] == list(deployment_names())
+  assert all(row.count("agrees") == 3 for row in rows)
 
 
 @pytest.mark.parametrize("name", NAMES)

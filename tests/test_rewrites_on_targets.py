@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import pytest
-from compiled_modules import WITH_CUDA, WITH_TPU, mesh, modules_on
+from compiled_modules import SIZES, WITH_CUDA, WITH_TPU, mesh, modules_on, two_layers
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -12,7 +12,6 @@ from jaxmoe.xla.collectives import collectives
 from jaxmoe.xla.rewrites import explain
 from jaxmoe.xla.totals import totals
 
-SIZES = {"x": 2, "y": 4}
 REDUCE, SCATTER, GATHER, PERMUTE = "all-reduce", "reduce-scatter", "all-gather", "collective-permute"
 
 
@@ -30,23 +29,6 @@ def everywhere(target, body, shape, dtype):
   )
   x = jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(grid, PartitionSpec()))
   return explained(modules_on(target, mapped, x))
-
-
-def two_layers(target, width, hidden, dtype, over="y"):
-  """Gradients of two layers: weights split over `over`, tokens over both axes."""
-  grid = mesh(target, **SIZES)
-
-  def shape(*sizes, spec):
-    return jax.ShapeDtypeStruct(sizes, dtype, sharding=NamedSharding(grid, PartitionSpec(*spec)))
-
-  def loss(weights, x):
-    up, down = weights
-    return jnp.sum((jax.nn.relu(x @ up) @ down).astype(jnp.float32) ** 2)
-
-  split = NamedSharding(grid, PartitionSpec(over))
-  weights = (shape(width, hidden, spec=(over,)), shape(hidden, width, spec=(over,)))
-  x = shape(1024, width, spec=(("x", "y"),))
-  return explained(modules_on(target, jax.grad(loss), weights, x, out_shardings=(split, split)))
 
 
 @WITH_TPU
@@ -92,7 +74,7 @@ def test_tpu_moves_a_sum_behind_the_scatter():
 @pytest.mark.parametrize("width, hidden, over", [(520, 2080, "y"), (1040, 2048, "y")])
 def test_tpu_pads_shares_and_hands_on_the_rest(width, hidden, over):
   """Shares are whole tiles of rows: what they have too much, neighbours pass on."""
-  names, found = two_layers("tpu", width, hidden, jnp.bfloat16, over)
+  names, found = explained(two_layers("tpu", width, hidden, over=over))
   reduce, permute = found[REDUCE, ("y",)], found[PERMUTE, ("y",)]
   assert "padded" in names[REDUCE, ("y",)] and names[PERMUTE, ("y",)] == ("halo", "async")
   assert reduce.elements == 2 * width * hidden + reduce.padding
@@ -101,7 +83,7 @@ def test_tpu_pads_shares_and_hands_on_the_rest(width, hidden, over):
 
 @WITH_TPU
 def test_tpu_gathers_what_a_matmul_rounds_anyway_in_16_bits():
-  names, found = two_layers("tpu", 512, 2048, jnp.float32)
+  names, found = explained(two_layers("tpu", dtype=jnp.float32))
   assert names[GATHER, ("y",)] == ("narrowed", "async")
   gathers = found[GATHER, ("y",)]
   assert 2 * gathers.elements <= gathers.payload_bytes < 4 * gathers.elements
@@ -109,7 +91,7 @@ def test_tpu_gathers_what_a_matmul_rounds_anyway_in_16_bits():
 
 @WITH_CUDA
 def test_nvidia_scatters_a_sum_of_which_each_keeps_its_part():
-  names, found = two_layers("cuda", 512, 2048, jnp.bfloat16)
+  names, found = explained(two_layers("cuda"))
   expected = ("all_reduce_as_reduce_scatter", "combined")
   assert names[REDUCE, ("y",)] == names[SCATTER, ("y",)] == expected
   assert (REDUCE, ("y",)) not in found and found[SCATTER, ("y",)].elements == 2 * 512 * 2048

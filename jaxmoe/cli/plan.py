@@ -179,6 +179,9 @@ def _precision(kind: Kind, weights: str, compute: str, gradients: str, master: s
 
 
 def _job(kind: Kind, batch: int | None, length: int, capacity_factor: float, precision: Precision) -> Job:
+  for option, size in (("--batch", batch), ("--sequence-length", length)):
+    if size is not None and size < 1:
+      raise UsageError(f"{option} must be at least 1, got {size}")
   sizes: dict[str, Any] = {"batch": TRAIN_BATCH if batch is None else batch, "sequence_length": length}
   return Job(kind=kind, **sizes, capacity_factor=capacity_factor, precision=precision)
 
