@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
+from typing import get_args
 
 import numpy as np
 import yaml
@@ -23,7 +24,7 @@ import yaml
 from jaxmoe import __version__
 from jaxmoe.config.catalogue import load_cluster, load_model
 from jaxmoe.config.deployment import Deployment
-from jaxmoe.config.job import Job
+from jaxmoe.config.job import Job, Kind
 from jaxmoe.cost.memory import memory
 from jaxmoe.cost.time import step_time
 from jaxmoe.meshes.cluster import Cluster
@@ -127,27 +128,34 @@ def seconds_of(work) -> float:
 def cold(rounds: int) -> list[str]:
   """The command in processes of their own: start-up, search, and the answer's tables."""
   words = ["plan", "--model", MODEL, "--cluster", CLUSTER, "--devices", f"{DEVICES}"]
-  command = [sys.executable, "-m", "jaxmoe", *words]
-  seconds: list[float] = []
-  most_bytes = 0
-  for _ in range(rounds):
-    start = time.perf_counter()
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(child.pid, 0)
-    seconds.append(time.perf_counter() - start)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
-      raise SystemExit(f"{' '.join(words)} ended with {child.returncode}")
-    most_bytes = max(most_bytes, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024))
-  median_s = statistics.median(seconds)
-  return [
+  lines = [
     f"## A cold `jaxmoe {' '.join(words)}`",
     "",
-    f"Median of {rounds} processes, start-up included: {median_s:.2f} s, of {min(seconds):.2f} to {max(seconds):.2f} s"
-    f" (at most {MOST_COLD_S} s: {met(median_s <= MOST_COLD_S)}). Most memory: {most_bytes / 1e6:.0f} MB"
-    f" (at most {MOST_BYTES / 1e6:.0f} MB: {met(most_bytes <= MOST_BYTES)}).",
+    f"Of {rounds} processes for each job, start-up included; at most {MOST_COLD_S} s and {MOST_BYTES / 1e6:.0f} MB.",
     "",
+    "| job | median s | least | most | most MB | |",
+    "| --- | ---: | ---: | ---: | ---: | --- |",
   ]
+  for job in get_args(Kind):
+    runs = [_cold_run([*words, "--job", job]) for _ in range(rounds)]
+    seconds, most_bytes = [s for s, _ in runs], max(used for _, used in runs)
+    median_s = statistics.median(seconds)
+    kept = met(median_s <= MOST_COLD_S and most_bytes <= MOST_BYTES)
+    cells = [job, *(f"{s:.2f}" for s in (median_s, min(seconds), max(seconds))), f"{most_bytes / 1e6:.0f}", kept]
+    lines.append(f"| {' | '.join(cells)} |")
+  return [*lines, ""]
+
+
+def _cold_run(words: list[str]) -> tuple[float, int]:
+  """Seconds and bytes of one process."""
+  start = time.perf_counter()
+  child = subprocess.Popen([sys.executable, "-m", "jaxmoe", *words], stdout=subprocess.DEVNULL)
+  _, status, usage = os.wait4(child.pid, 0)
+  took_s = time.perf_counter() - start
+  child.returncode = os.waitstatus_to_exitcode(status)
+  if child.returncode:
+    raise SystemExit(f"{' '.join(words)} ended with {child.returncode}")
+  return took_s, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def growth(rounds: int) -> list[str]:
