@@ -73,7 +73,7 @@ clean:
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch .venv/installed $@
 
-# Of the extra cuda-compile: about 730 MB.
+# About 640 MB for the extra tpu and 730 MB for cuda-compile.
 .venv/installed-compilers: .venv/installed
 	$(BIN)/python -m pip install --quiet --editable '.[tpu,cuda-compile]'
 	@touch $@

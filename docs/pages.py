@@ -23,8 +23,8 @@ OUTLINE = """\
 
 {title}. Its document is `{document}`.
 
-Made by `make docs`. Every number says who gave it: a formula, the compiler, a clock or the document. With figures, for
-a browser: [{name}.html]({name}.html).
+Made by `make docs`. Every number has its source: a formula, the traced program, the compiler, a clock or the document.
+With figures, for a browser: [{name}.html]({name}.html).
 
 ## Plan
 
@@ -86,7 +86,8 @@ def _rewrites() -> str:
 
 
 def _results() -> str:
-  headers = ["deployment", "devices", "checks that hold", "largest error", "unplanned collectives", "needs", "verdict"]
+  headers = ["deployment", "devices", "checks that hold", "largest error", "unplanned collectives"]
+  headers += ["without temporaries", "verdict"]
   return _markdown(headers, [_result(name) for name in deployment_names()])
 
 

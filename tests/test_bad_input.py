@@ -58,6 +58,8 @@ PLANS = {
   "unknown peak": (("{bfloat16: 100e12}", "{bfloat61: 100e12}"),
     ["peak_flops_per_s", "did you mean 'bfloat16'"]),
   "no peak": (("{bfloat16: 100e12}", "{}"), ["cluster.peak_flops_per_s"]),
+  "peak of nothing to compute in": (("{bfloat16: 100e12}", "{float8_e4m3fn: 100e12}"),
+    ["job.precision.compute: expected a dtype which", "got the text 'bfloat16'; add its peak"]),
   "share above one": (("matmul_efficiency: 0.5", "matmul_efficiency: 50"),
                       ["cluster.matmul_efficiency", "at most 1", "50", "nearest in range is 1"]),
   "absurd, beyond what Python reads": (("batch: 16", "batch: 1" + "0" * 5000),

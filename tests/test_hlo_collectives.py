@@ -11,7 +11,7 @@ from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxmoe.xla.collectives import collectives, every_collective
-from jaxmoe.xla.groups import group_axes, pair_axes, replica_groups
+from jaxmoe.xla.groups import group_axes, pair_axes
 from jaxmoe.xla.hlo import Module
 
 SIZES = {"x": 2, "y": 2, "z": 2}
@@ -147,44 +147,6 @@ def test_groups_that_fit_no_axes_are_unmapped():
 
   module = local_modules(body, jnp.ones(SHAPE), sizes={"x": 8})["optimised"]
   assert [c.axes for c in collectives(module, SIZES)] == [("?",)]
-
-
-ALL_REDUCE = """HloModule m, num_partitions=8
-add {
-  a = f32[] parameter(0)
-  b = f32[] parameter(1)
-  ROOT c = f32[] add(a, b)
-}
-ENTRY main {
-  x = f32[4] parameter(0)
-  ROOT y = f32[4] all-reduce(x), channel_id=1, use_global_device_ids=true, to_apply=add, replica_groups=%s
-}"""
-
-
-@pytest.mark.parametrize(
-  "spelling, groups",
-  [
-    ("{{0,1},{2,3},{4,5},{6,7}}", [[0, 1], [2, 3], [4, 5], [6, 7]]),
-    ("{{0,2,4,6},{1,3,5,7}}", [[0, 2, 4, 6], [1, 3, 5, 7]]),
-    ("{}", [[0, 1, 2, 3, 4, 5, 6, 7]]),
-    ("[4,2]<=[8]", [[0, 1], [2, 3], [4, 5], [6, 7]]),
-    ("[2,4]<=[4,2]T(1,0)", [[0, 2, 4, 6], [1, 3, 5, 7]]),
-    ("[4,2]<=[2,2,2]T(0,2,1)", [[0, 2], [1, 3], [4, 6], [5, 7]]),
-    ("mesh['e'=4,'t'=2] {'t'}", [[0, 1], [2, 3], [4, 5], [6, 7]]),
-    ("mesh['e'=4,'t'=2] {'e'}", [[0, 2, 4, 6], [1, 3, 5, 7]]),
-    ("mesh['e'=4,'t'=2] {'e','t'}", [[0, 1, 2, 3, 4, 5, 6, 7]]),
-    ("mesh['e'=4,'t'=2] {'t','e'}", [[0, 2, 4, 6, 1, 3, 5, 7]]),
-    ("mesh['e'=4,'t'=2] {'e':(1)2}", [[0, 4], [1, 5], [2, 6], [3, 7]]),
-    ("mesh['e'=4,'t'=2] {'e':(2)2}", [[0, 2], [1, 3], [4, 6], [5, 7]]),
-    ("mesh['e'=4,'t'=2] {'e':(2)2,'t'}", [[0, 1, 2, 3], [4, 5, 6, 7]]),
-    ("mesh['e'=4,'t'=2], device_ids=(0,2,4,6,1,3,5,7) {'t'}", [[0, 2], [4, 6], [1, 3], [5, 7]]),
-    ("mesh['e'=4,'t'=2], device_ids=([2,4]T(1,0)) {'t'}", [[0, 4], [1, 5], [2, 6], [3, 7]]),
-    ("mesh['d'=1,'e'=8] {'d'}", [[i] for i in range(8)]),
-  ],
-)  # fmt: skip
-def test_spellings_of_replica_groups(spelling, groups):
-  module = Module.from_text(ALL_REDUCE % spelling)
-  assert replica_groups(module.entry.root, module.devices).tolist() == groups
 
 
 @pytest.mark.parametrize(

@@ -77,14 +77,19 @@ def stage_is_read_unfilled(patch):
   patch.setattr(ring.Ring, "take", lambda self, step: self.stage(step))
 
 
-def consumers_do_not_await_each_others_zeros(patch):
-  zero_outside, wait = weights.zero_outside, plgpu.barrier_wait
+def skip_a_wait_after(patch, module, name):
+  """Consumers do not meet after `module.name`: what it wrote is read at once."""
+  before, wait = getattr(module, name), plgpu.barrier_wait
 
   def then_skip_a_wait(*args):
-    zero_outside(*args)
+    before(*args)
     patch.setattr(plgpu, "barrier_wait", lambda _: patch.setattr(plgpu, "barrier_wait", wait))
 
-  patch.setattr(weights, "zero_outside", then_skip_a_wait)
+  patch.setattr(module, name, then_skip_a_wait)
+
+
+def consumers_do_not_await_each_others_zeros(patch):
+  skip_a_wait_after(patch, weights, "zero_outside")
 
 
 def zeros_start_a_row_late(patch):
@@ -98,13 +103,7 @@ def widened_weights_share_a_buffer(patch):
 
 
 def consumers_do_not_await_each_others_weights(patch):
-  widen, wait = scaled.widen, plgpu.barrier_wait
-
-  def then_skip_a_wait(*args):
-    widen(*args)
-    patch.setattr(plgpu, "barrier_wait", lambda _: patch.setattr(plgpu, "barrier_wait", wait))
-
-  patch.setattr(scaled, "widen", then_skip_a_wait)
+  skip_a_wait_after(patch, scaled, "widen")
 
 
 def a_consumer_widens_the_others_half(patch):

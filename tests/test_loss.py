@@ -14,7 +14,7 @@ from jaxmoe.meshes.axes import STAGE
 from jaxmoe.meshes.build import build_mesh
 from jaxmoe.meshes.strategy import Strategy
 from jaxmoe.model.sharded import shard_model
-from jaxmoe.train.loss import mean_entropy
+from jaxmoe.train.loss import mean_cross_entropy
 from jaxmoe.xla.program import build_program
 
 STAGES, M, T, TWICE = 2, 4, 32, 2.0
@@ -39,7 +39,7 @@ def test_gradients_equal_those_of_all_logits_at_once(tied):
 
     def on_device(parameters, emitted_STD):
       def loss(parameters, emitted_STD):
-        return TWICE * mean_entropy(d, model.merge(parameters).output, emitted_STD[0], targets)
+        return TWICE * mean_cross_entropy(d, model.merge(parameters).output, emitted_STD[0], targets)
 
       return jax.value_and_grad(loss, argnums=(0, 1))(parameters, emitted_STD)
 

@@ -78,6 +78,31 @@ def read(spelling, devices, *, replica_count=1, mode=GLOBAL):
   return replica_groups(module.entry.root, module.devices, replicas(module)).tolist()
 
 
+@pytest.mark.parametrize(
+  "spelling, groups",
+  [
+    ("{{0,1},{2,3},{4,5},{6,7}}", [[0, 1], [2, 3], [4, 5], [6, 7]]),
+    ("{{0,2,4,6},{1,3,5,7}}", [[0, 2, 4, 6], [1, 3, 5, 7]]),
+    ("{}", [[0, 1, 2, 3, 4, 5, 6, 7]]),
+    ("[4,2]<=[8]", [[0, 1], [2, 3], [4, 5], [6, 7]]),
+    ("[2,4]<=[4,2]T(1,0)", [[0, 2, 4, 6], [1, 3, 5, 7]]),
+    ("[4,2]<=[2,2,2]T(0,2,1)", [[0, 2], [1, 3], [4, 6], [5, 7]]),
+    ("mesh['e'=4,'t'=2] {'t'}", [[0, 1], [2, 3], [4, 5], [6, 7]]),
+    ("mesh['e'=4,'t'=2] {'e'}", [[0, 2, 4, 6], [1, 3, 5, 7]]),
+    ("mesh['e'=4,'t'=2] {'e','t'}", [[0, 1, 2, 3, 4, 5, 6, 7]]),
+    ("mesh['e'=4,'t'=2] {'t','e'}", [[0, 2, 4, 6, 1, 3, 5, 7]]),
+    ("mesh['e'=4,'t'=2] {'e':(1)2}", [[0, 4], [1, 5], [2, 6], [3, 7]]),
+    ("mesh['e'=4,'t'=2] {'e':(2)2}", [[0, 2], [1, 3], [4, 6], [5, 7]]),
+    ("mesh['e'=4,'t'=2] {'e':(2)2,'t'}", [[0, 1, 2, 3], [4, 5, 6, 7]]),
+    ("mesh['e'=4,'t'=2], device_ids=(0,2,4,6,1,3,5,7) {'t'}", [[0, 2], [4, 6], [1, 3], [5, 7]]),
+    ("mesh['e'=4,'t'=2], device_ids=([2,4]T(1,0)) {'t'}", [[0, 4], [1, 5], [2, 6], [3, 7]]),
+    ("mesh['d'=1,'e'=8] {'d'}", [[i] for i in range(8)]),
+  ],
+)  # fmt: skip
+def test_spellings_by_hand(spelling, groups):
+  assert read(spelling, 8) == groups
+
+
 @pytest.mark.parametrize("sizes, axes", CASES, ids=str)
 def test_lists_iotas_and_meshes_mean_what_counting_says(sizes, axes):
   devices, groups = int(np.prod(list(sizes.values()))), counted(sizes, axes)

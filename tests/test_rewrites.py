@@ -117,6 +117,22 @@ def test_rewrites_by_name(planned, actual, names):
   assert {(rewrite.kind, rewrite.axes): rewrite.names for rewrite in explain(planned, actual)} == names
 
 
+def test_copies_that_rematerialisation_makes_are_recomputed_and_nothing_else_is():
+  """Names as XLA gives them; the original may be gone, and one loop body may be walked twice."""
+
+  def named(*names):
+    return [dataclasses.replace(one(GATHER, A, 64), name=name) for name in names]
+
+  def found(planned, actual):
+    (rewrite,) = explain(named(*planned), named(*actual))
+    return rewrite.names, rewrite.actual.operations
+
+  assert found(["g.1", "g.2"], ["g.1", "g.1.remat", "g.2.remat", "g.2.remat2"]) == (("recomputed",), 4)
+  assert found(["g.1", "g.1"], ["g.1", "g.1"]) == (("same",), 2)
+  assert found(["g.1"], ["g.1", "g.11.remat"]) == (("unplanned",), 2)
+  assert found(["g.1"], ["g.1", "g.1.clone"]) == (("unplanned",), 2)
+
+
 def test_unplanned_is_flagged():
   (rewrite,) = explain([], [one(GATHER, A, 64)])
   assert not rewrite.planned_for

@@ -123,6 +123,7 @@ SHOWN = {
   "removed", "split",  # on counts, test_rewrites.py
   "packed", "padded", "reduce_scatter_as_all_reduce", "reordered", "halo", "async", "narrowed",  # on TPU, above
   "all_reduce_as_reduce_scatter", "peeled",  # on NVIDIA, above
+  "recomputed",  # on counts, test_rewrites.py
   "hierarchical",  # on TPU slices, test_between_slices.py
   "unplanned",  # planted, test_unplanned.py
 }  # fmt: skip

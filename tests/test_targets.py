@@ -207,8 +207,11 @@ def test_a_program_too_large_for_a_chip_is_exit_code_4(tmp_path, capsys):
   assert document["largest_class"] == "temporaries"
   assert document["class_bytes"]["optimizer"] > document["class_bytes"]["parameters"] > 0
   assert document["nearest_plan"]["memory_bytes"] < 16e9
-  assert main(command[:-1]) == ExitCode.DISAGREES
-  assert "\nnearest plan that fits: " in capsys.readouterr().out
+  assert {"needed_bytes", "available_bytes", "excess_bytes"} <= document["sources"].keys()
+  assert main([*command[:-1], "--html", str(tmp_path / "page.html")]) == ExitCode.DISAGREES
+  printed = capsys.readouterr()
+  assert "\nnearest plan that fits: " in printed.out
+  assert "page.html is not written" in printed.err and not (tmp_path / "page.html").exists()
 
 
 BATCH = "batch: 16, sequence_length: 2048"

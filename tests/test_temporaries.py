@@ -220,6 +220,15 @@ def test_classes_by_hand(name):
   assert class_of(Facts(names=[op_name] if op_name else [], dtype=dtype, dims=dims, **more), WIDTHS) == expected
 
 
+def test_inputs_of_layers_are_no_scores_where_a_model_is_as_wide_as_a_sequence_is_long():
+  """Mixtral's training: 263 ticks, 4 layers and 4 key heads, 2048 tokens, 4096 wide, and 4096 keys."""
+  mixtral = dataclasses.replace(WIDTHS, d_model=4096, keys=4096, heads=16, kv_heads=4, cached=128, tokens=2048)
+  stacked = Facts(names=["shard_map/jvp()/broadcast_in_dim"], dtype="bf16", dims=(263, 4, 2048, 4096), crosses=True)
+  assert class_of(stacked, mixtral) == attribution.KEPT
+  scores = Facts(names=[FORTH + "attention/exp"], dtype="bf16", dims=(1, 4, 4, 512, 4096))
+  assert class_of(scores, mixtral) == attribution.SCORES
+
+
 def test_a_cache_is_told_from_attentions_own_work():
   serving = dataclasses.replace(WIDTHS, train=False)
   whole = Facts(names=["jit(step)/while/body/dynamic_update_slice"], dtype="f32", dims=(4, 8, 36, 6, 20))

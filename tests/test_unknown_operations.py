@@ -14,7 +14,7 @@ from jaxmoe.xla.child import run_in_child
 
 LAYOUT = ("{data: 1, stage: 2, expert: 4, tensor: 2}", "{data: 1, stage: 1, expert: 4, tensor: 1}")
 ALL_TO_ALL, GATHER = [LAYOUT], [LAYOUT, ("kind: train", "kind: train, transport: gather")]
-LINE = r"\S*/jaxmoe/\S*\.py:\d+\)"
+LINE = r"jaxmoe/\S*\.py:\d+\)"
 # What `planted_unknowns` takes away -> target, the plan, what the message says: what was met, where, and what to do.
 PLANTED = {
   "operation": ("cpu", ALL_TO_ALL, rf"operation exponential \(exp\S*, \S*/exp, {LINE} is in no table of .*; add it"),

@@ -3,8 +3,10 @@
 import dataclasses
 import json
 import os
+import pathlib
 import subprocess
 import sys
+import time
 
 import pytest
 import tiny
@@ -197,6 +199,44 @@ def test_too_little_room_is_said_and_temporaries_count_where_they_are_exact(comp
   assert any("DOES NOT FIT" in row for table in tables(found) for row in table.rows)
 
 
+@pytest.mark.parametrize(
+  "target, device, gigabytes",
+  [
+    ("cuda:h100:1x8", "dgx_h100", 80), ("tpu:v5e:2x4", "tpu_v5e", 16), ("cuda:b200:1x8", "large", 150),
+    ("cpu", "large", 150),
+  ],
+)  # fmt: skip
+def test_room_is_that_of_the_smaller_of_plan_and_target(compiled, target, device, gigabytes):
+  """An H100 has 80 GB whatever the plan's cluster has, and a B200's 186 GB are not the plan's 150."""
+  d, step = compiled
+  d = dataclasses.replace(d, cluster=dataclasses.replace(d.cluster, name="large", memory_bytes=150 * 10**9))
+  rest = step.memory.total_bytes - step.memory.temp_bytes
+  full = dataclasses.replace(step.memory, temp_bytes=gigabytes * 10**9 - rest)
+  more = dataclasses.replace(full, temp_bytes=full.temp_bytes + 1)
+  fits, lacks = (compare(d, target, dataclasses.replace(step, platform="tpu", memory=one)) for one in (full, more))
+  assert (fits.fit.device, fits.fit.capacity_bytes) == (device, gigabytes * 10**9)
+  assert fits.fit.ok and not lacks.fit.ok
+  named = [row[0] for table in tables(lacks) for row in table.rows if row[0].startswith("capacity")]
+  assert named == ["capacity" if device == "large" else f"capacity of {device}, less than of large"]
+
+
+def test_a_plan_that_fits_only_without_its_temporaries_is_said(compiled):
+  """Fake CPU devices do not show what temporaries take on the target; the formula does, and the verdict says it."""
+  d, step = compiled
+  needed = memory(d).total
+  assert step.memory.held_bytes < needed
+
+  def said(room):
+    tight = dataclasses.replace(d, cluster=dataclasses.replace(d.cluster, memory_bytes=room))
+    found = compare(tight, "cpu", step)
+    row = {row[0]: row for table in tables(found) for row in table.rows}["predicted, with temporaries"]
+    return verdict(found), row[2:]
+
+  assert said(needed)[1] == ("formula", "fits") and "BUT" not in said(needed)[0]
+  assert said(needed - 1)[1] == ("formula", "DOES NOT FIT")
+  assert said(needed - 1)[0].startswith("agrees: ") and "; BUT by the formula a device must hold" in said(needed - 1)[0]
+
+
 INHERITED = {
   "XLA_FLAGS": "--nonsense --xla_force_host_platform_device_count=3",
   "JAX_PLATFORMS": "tpu",
@@ -237,6 +277,35 @@ def test_a_target_too_small_is_refused():
 def test_a_child_that_dies_is_reported_with_its_last_lines():
   with pytest.raises(ChildFailed, match="No module named 'nowhere'"):
     run_in_child("nowhere:nothing", devices=1, progress=lambda _: None)
+
+
+@pytest.mark.parametrize(
+  "number, said",
+  [(9, "was ended by SIGKILL, as a system does that has no memory left, while"), (11, "by SIGSEGV while")],
+)
+def test_a_child_that_a_signal_ends_is_reported_with_it(number, said, tmp_path, monkeypatch):
+  body = "import signal\ndef by(number, progress):\n  progress('at work')\n  signal.raise_signal(number)\n"
+  (tmp_path / "dies.py").write_text(body)
+  monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+  with pytest.raises(ChildFailed, match=f"{said} at work; its last lines:"):
+    run_in_child("dies:by", number, devices=1, progress=lambda _: None)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
+def test_a_child_ends_with_a_parent_that_is_killed(tmp_path, monkeypatch):
+  body = "import os, time\ndef here(progress):\n  progress(str(os.getpid()))\n  time.sleep(60)\n"
+  (tmp_path / "waits.py").write_text(body)
+  monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+  call = "run('waits:here', devices=1, progress=lambda line: print(line, flush=True))"
+  code = f"from jaxmoe.xla.child import run_in_child as run; {call}"
+  with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+    assert parent.stdout is not None
+    status = pathlib.Path(f"/proc/{int(parent.stdout.readline())}/status")
+    parent.kill()
+  end = time.monotonic() + 10
+  while time.monotonic() < end and status.exists() and "State:\tZ" not in status.read_text():
+    time.sleep(0.05)
+  assert time.monotonic() < end
 
 
 def test_a_child_that_dies_is_printed_with_its_last_lines(monkeypatch, capsys):

@@ -17,19 +17,19 @@ NOT_COUNTED = (
   " message and the versions of jax, jaxlib and the target's compiler"
 )
 
-# Of several commands' codes, the later one stands for all: an answer that is missing is worse than a bad answer.
+# Of several deployments' codes, the one that stands last here is the command's: no answer is worse than a bad one.
 _BAD_TO_WORST = (
   ExitCode.DONE, ExitCode.NO_PLAN, ExitCode.DISAGREES, ExitCode.USAGE, ExitCode.MISSING, ExitCode.INTERNAL_ERROR
 )  # fmt: skip
 
 
 def worst(codes: list[ExitCode]) -> ExitCode:
-  """The code of several results together; done if there are none."""
+  """The exit code of several deployments together; done if there are none."""
   return max(codes, key=_BAD_TO_WORST.index, default=ExitCode.DONE)
 
 
-def said_of(error: Exception) -> tuple[str, ExitCode]:
-  """What to say of an error: a newcomer never sees a traceback."""
+def message_and_code(error: Exception) -> tuple[str, ExitCode]:
+  """What a user reads of an error, never a traceback, and the exit code."""
   match error:
     case UsageError():
       return str(error), ExitCode.USAGE

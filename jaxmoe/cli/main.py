@@ -11,7 +11,7 @@ import typer
 from jaxmoe import __version__
 from jaxmoe.cli import audit, demo, deployments, estimate, measure, model, place, plan, verify, why
 from jaxmoe.cli.exit_codes import ExitCode
-from jaxmoe.cli.failures import REFUSALS, said_of
+from jaxmoe.cli.failures import REFUSALS, message_and_code
 from jaxmoe.cli.output import log, silence, write
 
 app = typer.Typer(
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   except Exception as error:
     if isinstance(error, OSError) and error.errno in REFUSALS:
       silence(sys.stdout)
-    message, code = said_of(error)
+    message, code = message_and_code(error)
     return _report(f"jaxmoe: {message}", code)
 
 

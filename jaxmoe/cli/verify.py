@@ -8,10 +8,11 @@ from jaxmoe.cli.amounts import bytes_of, seconds_of
 from jaxmoe.cli.exit_codes import ExitCode
 from jaxmoe.cli.html_page import page_writer
 from jaxmoe.cli.loading import deployment_of
-from jaxmoe.cli.output import write, write_json, write_tables
+from jaxmoe.cli.output import log, write, write_json, write_tables
 from jaxmoe.cli.progress import progress_display
 from jaxmoe.cli.verify_all import verify_all
 from jaxmoe.config.deployment import Deployment
+from jaxmoe.config.files import shown
 from jaxmoe.meshes.errors import UsageError
 from jaxmoe.xla.failed import CompileFailed
 
@@ -20,10 +21,6 @@ if TYPE_CHECKING:
   from jaxmoe.xla.verify import Options
 
 ALL = "all"
-# Cluster of the catalogue whose device a target of another name is.
-_CLUSTERS = {
-  "v5e": "tpu_v5e", "v5p": "tpu_v5p", "v6e": "tpu_v6e", "h100": "dgx_h100", "h200": "dgx_h200", "b200": "gb200_nvl72",
-}  # fmt: skip
 
 
 def run(
@@ -71,12 +68,14 @@ def _verify(d: Deployment, target: str, options: "Options", as_json: bool, html:
       comparison = verify(d, target, progress, options)
   except CompileFailed as error:
     _write_refusal(d, target, error, as_json)
+    if html is not None:
+      log(f"{shown(html)} is not written: the compiler made nothing to compare")
     return ExitCode.DISAGREES
   from jaxmoe.report.refused import nearest_document, nearest_plan
   from jaxmoe.report.verification import document, tables, verdict
 
   write_page(comparison, None)
-  nearest = None if comparison.fit.ok else _nearest(d, d.cluster.memory_bytes)
+  nearest = None if comparison.fit.ok else _nearest(d, comparison.fit.capacity_bytes)
   if as_json:
     write_json(document(comparison) | ({} if comparison.fit.ok else {"nearest_plan": nearest_document(nearest)}))
   else:
@@ -87,22 +86,15 @@ def _verify(d: Deployment, target: str, options: "Options", as_json: bool, html:
 
 def _write_refusal(d: Deployment, target: str, error: CompileFailed, as_json: bool) -> None:
   from jaxmoe.report.refused import refusal, refusal_document
+  from jaxmoe.xla.fit import smallest
   from jaxmoe.xla.target import Target
 
   resolved = Target.parse(target).on(d)
-  nearest = _nearest(d, _memory_bytes(resolved.generation, d)) if error.out_of_memory else None
+  nearest = _nearest(d, smallest(d.cluster, resolved.generation).memory_bytes) if error.out_of_memory else None
   if as_json:
     write_json(refusal_document(d, str(resolved), error, nearest))
   else:
     write(refusal(d, str(resolved), error, nearest))
-
-
-def _memory_bytes(generation: str, d: Deployment) -> int:
-  """Of a device of the target, which need not be of the plan's cluster."""
-  from jaxmoe.config.catalogue import load_cluster
-
-  target = load_cluster(_CLUSTERS[generation]).memory_bytes if generation else d.cluster.memory_bytes
-  return min(target, d.cluster.memory_bytes)
 
 
 def _nearest(d: Deployment, memory_bytes: int) -> "Estimate | None":

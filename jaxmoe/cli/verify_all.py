@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from jaxmoe.cli.exit_codes import ExitCode
-from jaxmoe.cli.failures import said_of, worst
+from jaxmoe.cli.failures import message_and_code, worst
 from jaxmoe.cli.loading import deployment_of
 from jaxmoe.cli.output import log, write_json, write_table
 from jaxmoe.cli.progress import progress_display
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def verify_all(target: str, options: "Options", as_json: bool) -> ExitCode:
-  """One row each; returns the code of the worst.
+  """Writes one row for each deployment; returns the worst exit code.
 
   Raises:
     UsageError, MissingError: no deployment could be compiled for `target`.
@@ -52,7 +52,7 @@ def _outcome(name: str, target: str, progress: Callable[[str], None], options: "
   except Exception as error:  # of any kind: the next deployment may be sound
     if os.environ.get("JAXMOE_DEBUG") == "1":
       log(traceback.format_exc().rstrip())
-    message, code = said_of(error)
+    message, code = message_and_code(error)
     log(f"{name}: {message}")
     return Outcome(name=name, deployment=d, target=target, refusal=message), code
   found = Outcome(name=name, deployment=d, target=comparison.target, comparison=comparison)

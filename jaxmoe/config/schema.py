@@ -263,10 +263,10 @@ def deployment_from(form: DeploymentForm, *, model: ModelConfig, cluster: Cluste
   compute = form.job.precision.compute
   peaks = [dtype for dtype in cluster.peak_flops_per_s if dtype in WIDE_DTYPES]
   if compute not in peaks:
-    raise UsageError(
-      f"job.precision.compute: expected one of {', '.join(peaks)},"
-      f" which cluster {cluster.name} has a peak for, got {got(compute)}"
-    )
+    stated = f"which cluster {cluster.name} has a peak for, got {got(compute)}"
+    if not peaks:
+      raise UsageError(f"job.precision.compute: expected a dtype {stated}; add its peak to cluster.peak_flops_per_s")
+    raise UsageError(f"job.precision.compute: expected one of {', '.join(peaks)}, {stated}")
   strategy, job = _strategy_of(form), _job(form.job)
   assumptions = Assumptions(**form.assumptions.model_dump())
   try:

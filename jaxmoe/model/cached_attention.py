@@ -24,8 +24,8 @@ def attend_to_cache(query_BHK, key_BGK, value_BGK, cached, positions_B):
   before_BS = jnp.arange(key_BGKS.shape[-1])[None] < positions_B[:, None]
   scores_BGRS = jnp.where(before_BS[:, None, None], scores_BGRS, jnp.finfo(wide).min)
   own_BGR = (query_BGRK.astype(wide) * key_BGK[:, :, None].astype(wide)).sum(-1) * K**-0.5
-  top_BGR = jnp.maximum(scores_BGRS.max(-1), own_BGR)
-  weights_BGRS, weight_BGR = jnp.exp(scores_BGRS - top_BGR[..., None]), jnp.exp(own_BGR - top_BGR)
+  max_BGR = jnp.maximum(scores_BGRS.max(-1), own_BGR)
+  weights_BGRS, weight_BGR = jnp.exp(scores_BGRS - max_BGR[..., None]), jnp.exp(own_BGR - max_BGR)
   mixed_BGRK = jnp.einsum(
     "bgrs,bgks->bgrk", weights_BGRS.astype(value_BGKS.dtype), value_BGKS, preferred_element_type=wide
   )

@@ -16,12 +16,12 @@ from jaxmoe.report.html_parts import (
   of_seconds,
   quantity,
 )
-from jaxmoe.report.rewrites import HIDDEN, HIDDEN_IS, overlap, unplanned
+from jaxmoe.report.rewrites import OVERLAP, OVERLAP_IS, overlap, unplanned
 from jaxmoe.report.rules import REWRITES, RULES, allowed
 from jaxmoe.report.table import Table
 from jaxmoe.report.triangulation import PROGRAM, faults, reasons
 from jaxmoe.xla.compare import Check, Comparison, Informational
-from jaxmoe.xla.totals import Traffic
+from jaxmoe.xla.totals import CollectiveTraffic
 
 _SILENT = "No device speaks to another."
 COMPILED, MEASURED = "compiled", "measured"
@@ -96,17 +96,17 @@ def communication(c: Comparison, e: Estimate) -> Section:
     for check in sorted(judged, key=lambda check: check.axis)
   ]
   headers = ["axis", "collective", f"predicted ({SOURCE})", "partitioned (compiled)", "executed (compiled)"]
-  headers += ["times (compiled)", f"{HIDDEN} (compiled)", f"time ({SOURCE})"]
+  headers += ["times (compiled)", f"{OVERLAP} (compiled)", f"time ({SOURCE})"]
   return Section(
     "communication",
     "Communication",
-    [f"Payload of one device in one step over each group of mesh axes. {HIDDEN_IS}" if axes else _SILENT],
+    [f"Payload of one device in one step over each group of mesh axes. {OVERLAP_IS}" if axes else _SILENT],
     [bars("Bytes by axis", groups)] if groups else [],
     [Table("Collectives", headers, rows)] if rows else [],
   )
 
 
-def _executed(found: Traffic | None) -> tuple[str, str, str]:
+def _executed(found: CollectiveTraffic | None) -> tuple[str, str, str]:
   """Bytes, times and overlap; a collective over several TPU slices is executed as others, which the rewrites list."""
   if found is None:
     return "taken apart", "-", "-"

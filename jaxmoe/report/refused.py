@@ -10,6 +10,12 @@ from jaxmoe.report import units
 from jaxmoe.xla.failed import CompileFailed
 
 _SHOWN = 4
+# Where what the JSON document says comes from, by its key.
+SOURCES = {
+  **dict.fromkeys(("refused", "class_bytes", "needed_bytes", "available_bytes", "excess_bytes"), "compiled"),
+  "largest_temporaries": "compiled",
+  "nearest_plan": "formula",
+}
 
 
 def refusal(d: Deployment, target: str, error: CompileFailed, nearest: Estimate | None) -> str:
@@ -44,7 +50,8 @@ def nearest_plan(nearest: Estimate | None) -> str:
   if nearest is None:
     return "no plan that is searched fits (formula)"
   d = nearest.deployment
-  job = f"{d.job.microbatches} microbatches, remat {d.job.remat}, transport {d.job.transport}"
+  batches = f"{d.job.microbatches} microbatch{'es' if d.job.microbatches > 1 else ''}"
+  job = f"{batches}, remat {d.job.remat}, transport {d.job.transport}"
   return f"nearest plan that fits: {d.strategy.product}, {job}: {units.bytes_(nearest.memory.total)} a device (formula)"
 
 
@@ -57,7 +64,7 @@ def refusal_document(d: Deployment, target: str, error: CompileFailed, nearest: 
     "ok": False,
     "refused": error.message,
     "out_of_memory": error.out_of_memory,
-    "sources": {"refused": "compiled", "class_bytes": "compiled", "nearest_plan": "formula"},
+    "sources": SOURCES,
     "class_bytes": error.class_bytes,
     "largest_class": error.largest,
     "needed_bytes": error.said.needed_bytes,

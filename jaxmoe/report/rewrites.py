@@ -8,10 +8,10 @@ from jaxmoe.report.table import Table
 from jaxmoe.xla.collectives import Collective
 from jaxmoe.xla.compare import Comparison
 from jaxmoe.xla.rewrites import Rewrite
-from jaxmoe.xla.totals import Traffic
+from jaxmoe.xla.totals import CollectiveTraffic
 
-HIDDEN = "overlap"
-HIDDEN_IS = (
+OVERLAP = "overlap"
+OVERLAP_IS = (
   "Behind an asynchronous collective lies the work that the module's schedule puts between its start and its end:"
   " how much can hide it, not how much does."
 )
@@ -29,11 +29,11 @@ def table(c: Comparison) -> Table:
     )
     for r in c.rewrites
   ]
-  headers = ["collective", "axis", "partitioned", "optimised", HIDDEN, "explained by"]
+  headers = ["collective", "axis", "partitioned", "optimised", OVERLAP, "explained by"]
   return Table("What the backend made of the collectives (compiled)", headers, rows)
 
 
-def overlap(found: Traffic) -> str:
+def overlap(found: CollectiveTraffic) -> str:
   """`synchronous`; `behind 12.3 GFLOP, 4 of 6 asynchronous`; `behind 1.2 MiB of memory traffic`."""
   if not found.operations:
     return "-"
@@ -76,7 +76,7 @@ def rewrite_document(r: Rewrite) -> dict[str, Any]:
   }
 
 
-def _overlap_document(found: Traffic) -> dict[str, float] | None:
+def _overlap_document(found: CollectiveTraffic) -> dict[str, float] | None:
   """None where nothing is asynchronous; `not_said` counts executions of which the module does not say."""
   if not found.asynchronous:
     return None

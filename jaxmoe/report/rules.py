@@ -98,6 +98,7 @@ REWRITES = {
   "all_reduce_as_reduce_scatter": "an all-reduce of which each keeps only its part, done as a reduce-scatter",
   "reordered": "an all-reduce moved across a reduce-scatter",
   "halo": "neighbours hand on what equal shares of a padded array hold for each other",
+  "recomputed": "done again, for its result takes too much memory to keep",
   "hierarchical": "one within each TPU slice and one between them",
   "unplanned": "no rewrite explains it, which fails the comparison",
 }

@@ -1,4 +1,4 @@
-"""The time of one step by those who say one without running it: the planner's formulas, and the compiler."""
+"""Predicted time of one step: by the planner's formulas, and by the compiler's own estimate."""
 
 import dataclasses
 
@@ -14,8 +14,8 @@ _NO_PEAK = f"{SOURCE}; the cluster states no peak for this dtype"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Said:
-  """Seconds of a step; None where a side says none, and then `source` says why."""
+class StepTime:
+  """Seconds of a step; None where a side gives none, and then `source` says why."""
 
   what: str
   seconds: float | None
@@ -32,10 +32,10 @@ def predicted_s(d: Deployment, assumed: Assumptions | None = None) -> float | No
   return estimate(d, assumed).time.total_s if has_peak else None
 
 
-def step_times(d: Deployment, compiled: CompiledStep) -> tuple[Said, Said]:
+def step_times(d: Deployment, compiled: CompiledStep) -> tuple[StepTime, StepTime]:
   """The planner's, with nothing hidden, and the compiler's own estimate."""
   predicted, optimal = predicted_s(d, NOTHING_HIDDEN), compiled.optimal_s
   return (
-    Said(f"step on {d.cluster.name}, by the planner", predicted, _NO_PEAK if predicted is None else SOURCE),
-    Said("step, by the compiler's estimate", optimal, _GIVES_NONE if optimal is None else _COMPILED),
+    StepTime(f"step on {d.cluster.name}, by the planner", predicted, _NO_PEAK if predicted is None else SOURCE),
+    StepTime("step, by the compiler's estimate", optimal, _GIVES_NONE if optimal is None else _COMPILED),
   )

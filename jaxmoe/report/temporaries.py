@@ -54,7 +54,7 @@ def document(c: Comparison) -> dict[str, Any] | None:
         "instruction": one.instruction,
         "shape": one.shape,
         "op_name": one.op_name,
-        "source": _line(one.source),
+        "source": one.source,
       }
       for one in found.large
     ],
@@ -112,7 +112,7 @@ def _largest(found: Temporaries) -> Table:
       "yes" if one.at_peak else "",
       one.shape,
       _operation(one.op_name),
-      _line(one.source),
+      one.source,
     )
     for one in found.large[:_SHOWN]
   ]
@@ -125,9 +125,3 @@ def _largest(found: Temporaries) -> Table:
 def _operation(name: str) -> str:
   """The end of jax's name."""
   return "/".join(name.split("/")[-3:])
-
-
-def _line(source: str) -> str:
-  """Of a file of this package, from the package on."""
-  before, package, rest = source.rpartition("/jaxmoe/")
-  return f"jaxmoe/{rest}" if package and before else source

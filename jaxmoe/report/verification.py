@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from jaxmoe.cost.memory import memory
 from jaxmoe.report import rewrites, temporaries, units
 from jaxmoe.report.rewrites import collective_documents, rewrite_document
 from jaxmoe.report.rules import allowed
@@ -29,6 +30,7 @@ SOURCES = {
   "temporaries.buffers": "compiled",
   "class_bytes": "compiled",
   "capacity_bytes": "document",
+  "predicted_bytes": "formula",
   "padding_bytes": "compiled",
   "seconds": "measured",
   "instructions": "compiled",
@@ -44,7 +46,7 @@ def verdict(c: Comparison) -> str:
     wrong = f"{failed} of {count} checks fail, {len(c.unplanned)} collectives are unplanned ({summary(c)})"
     return f"DISAGREES: {what}: {wrong}" + ("" if c.fit.ok else f"; does not fit: {_lacking(c)}")
   held = f"all {count} checks hold, every collective is planned"
-  return f"agrees: {what}: {held}" if c.fit.ok else f"does not fit: {what}: {_lacking(c)}; {held}"
+  return f"agrees: {what}: {held}{warning(c)}" if c.fit.ok else f"does not fit: {what}: {_lacking(c)}; {held}"
 
 
 def _lacking(c: Comparison) -> str:
@@ -52,6 +54,15 @@ def _lacking(c: Comparison) -> str:
   needed, room, more = map(units.bytes_, (c.fit.needed_bytes, c.fit.capacity_bytes, c.fit.excess_bytes))
   largest = f"{c.fit.largest}, {units.bytes_(c.fit.class_bytes[c.fit.largest])}"
   return f"a device must hold at least {needed}, {more} more than its {room} (largest: {largest})"
+
+
+def warning(c: Comparison) -> str:
+  """Where what was compiled has room and the plan has none, for on fake CPU devices no temporaries count."""
+  predicted = memory(c.deployment).total
+  if not c.fit.ok or predicted <= c.fit.capacity_bytes:
+    return ""
+  room = units.bytes_(c.fit.capacity_bytes)
+  return f"; BUT by the formula a device must hold {units.bytes_(predicted)}, more than its {room}"
 
 
 def tables(c: Comparison) -> list[Table]:
@@ -86,6 +97,8 @@ def document(c: Comparison) -> dict[str, Any]:
     },
     "temporaries": temporaries.document(c),
     "capacity_bytes": c.fit.capacity_bytes,
+    "capacity_of": c.fit.device,
+    "predicted_bytes": memory(c.deployment).total,
     "class_bytes": c.fit.class_bytes,
     "largest_class": c.fit.largest,
     "padding_bytes": {"arguments": c.compiled.argument_padding_bytes, "aliases": c.compiled.alias_padding_bytes},
@@ -156,20 +169,28 @@ def _informational(c: Comparison) -> Table:
 def _room(c: Comparison) -> Table:
   fit = c.fit
   verdict = "fits" if fit.ok else "DOES NOT FIT"
+  predicted = memory(c.deployment).total
+  planned = "fits" if predicted <= fit.capacity_bytes else "DOES NOT FIT"
   rows = [
+    ("predicted, with temporaries", units.bytes_(predicted), "formula", planned),
     (f"at least: {fit.counted}", units.bytes_(fit.needed_bytes), "compiled", verdict),
     (f"largest class: {fit.largest}", units.bytes_(fit.class_bytes[fit.largest]), "compiled", ""),
-    ("capacity", units.bytes_(fit.capacity_bytes), "document", ""),
+    (_capacity(c), units.bytes_(fit.capacity_bytes), "document", ""),
   ]
   return Table("Room on one device", ["what", "size", "source", "verdict"], rows)
 
 
+def _capacity(c: Comparison) -> str:
+  planned = c.deployment.cluster.name
+  return "capacity" if c.fit.device == planned else f"capacity of {c.fit.device}, less than of {planned}"
+
+
 def _shown(c: Comparison) -> Table:
-  memory, padding = c.compiled.memory, c.compiled.argument_padding_bytes
+  found, padding = c.compiled.memory, c.compiled.argument_padding_bytes
   useful = units.percent(c.useful_flops / c.compiled.executed_flops)
   rows = [
-    ("temp memory", units.bytes_(memory.temp_bytes), "compiled; judged by whether it fits, and from below"),
-    (TOTAL, units.bytes_(memory.total_bytes), f"compiled; {_caution(c)}"),
+    ("temp memory", units.bytes_(found.temp_bytes), "compiled; judged by whether it fits, and from below"),
+    (TOTAL, units.bytes_(found.total_bytes), f"compiled; {_caution(c)}"),
     ("padding of arguments", units.bytes_(padding), "compiled; left out of the checks"),
     ("useful FLOPs", units.flops(c.useful_flops), f"formula; {useful} of executed"),
     *(said.row for said in step_times(c.deployment, c.compiled)),

@@ -12,7 +12,7 @@ from jaxmoe.model.vocabulary import cross_entropy
 from jaxmoe.pipeline.executor import from_last_stage
 
 
-def mean_entropy(deployment: Deployment, head: Head, emitted_TD, targets_MT):
+def mean_cross_entropy(deployment: Deployment, head: Head, emitted_TD, targets_MT):
   """This device's part of the mean cross entropy of the global batch: a scalar in at least float32.
 
   Forward makes the gradients too, while a microbatch's logits are there: those of all microbatches at once would be the

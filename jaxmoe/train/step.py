@@ -12,7 +12,7 @@ from jaxmoe.config.deployment import Deployment
 from jaxmoe.model.balance import balance_metrics
 from jaxmoe.model.sharded import ShardedModel
 from jaxmoe.model.transformer import with_varying_weights
-from jaxmoe.train.loss import mean_entropy
+from jaxmoe.train.loss import mean_cross_entropy
 
 
 @jax.tree_util.register_dataclass
@@ -100,7 +100,7 @@ def _local_loss(deployment: Deployment, model, tokens_BS, targets_BS) -> Metrics
   model = with_varying_weights(model)
   positions_BS = jnp.broadcast_to(jnp.arange(tokens_BS.shape[1])[None], tokens_BS.shape)
   emitted_TD, _, statistics_LX = model.emitted(tokens_BS, positions_BS, None)
-  entropy = mean_entropy(d, model.output, emitted_TD, targets_BS.reshape(d.job.microbatches, -1))
+  entropy = mean_cross_entropy(d, model.output, emitted_TD, targets_BS.reshape(d.job.microbatches, -1))
   with jax.named_scope("loss"):
     entropy = lax.psum(entropy, d.strategy.batch_axes)
   tokens = d.job.batch * d.job.sequence_length

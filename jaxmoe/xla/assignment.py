@@ -17,14 +17,16 @@ _VALUE = re.compile(r"^ value: <(\d+) ([^{ ]+)(?:\{([\d,]*)\})?(?: \(phi\))? @\d
 _POSITION = re.compile(r"^  ([^\s{]+)", re.MULTILINE)
 _LIFE = re.compile(r"^    (\S+?)\{([\d,]*)\}:(\d+)-(\d+)$", re.MULTILINE)
 
-MAIN, ON_CHIP = 0, 1  # XLA's numbers of memories: a TPU's HBM or all that a GPU or CPU has, and a TPU's vector memory
+MAIN, ON_CHIP = 0, 1  # XLA's memory spaces: a TPU's HBM or all that a GPU or CPU has, and a TPU's vector memory
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Value:
-  """One array that an instruction makes, `index` of a tuple.
+  """One array that an instruction makes.
 
   Attributes:
+    index: of the array in the instruction's result, `1` or `1,0`; empty if that is no tuple.
+    offset: in the memory of all temporaries, bytes.
     positions: all instructions whose result it is or is a part of: of an asynchronous one, its start and end too.
     begin, end: first and last step of the schedule that need it.
   """

@@ -159,8 +159,8 @@ def _is_scores(facts: Facts, sizes: Sizes, within: set[str]) -> bool:
     return False
   if any(_TO_SCORES.search(name) for name in facts.names):
     return True
-  if "attention" not in within and (within or len(_long(facts.dims)) < 4):
-    return False
+  if "attention" not in within and (within or len(_long(facts.dims)) < 4 or sizes.keys == sizes.d_model):
+    return False  # without a scope, of as many tokens as the model is wide, it is what layers hand on
   heads = {sizes.heads, sizes.kv_heads} & {*rest, 1}
   return bool(heads) and sizes.d_model not in rest and len(_long(facts.dims)) > 1
 

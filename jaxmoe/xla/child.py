@@ -5,6 +5,7 @@ parent. What the caller's environment says to jax and XLA does not reach the chi
 """
 
 import contextlib
+import ctypes
 import importlib
 import math
 import os
@@ -31,6 +32,7 @@ _NOT_INHERITED = ("JAX_", "XLA_FLAGS", "LIBTPU_INIT_ARGS")
 _PROGRESS = "@progress "
 _LAST_LINES = 12
 _LOOK_EVERY_S = 0.2
+_PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
 class ChildFailed(RuntimeError):
@@ -77,7 +79,8 @@ def run_in_child(
     if watch.reason:
       raise ChildStopped(f"{watch.reason}; while {watch.step}, and its last lines:\n{_tail(folder / 'log')}")
     if code or not result.exists():
-      raise ChildFailed(f"the process for {function} ended with code {code}; its last lines:\n{_tail(folder / 'log')}")
+      what = f"the process for {function} {_ended(code)} while {watch.step}; its last lines:"
+      raise ChildFailed(f"{what}\n{_tail(folder / 'log')}")
     # Trusted: written by our own child into a directory only this user can read.
     succeeded, value = pickle.loads(result.read_bytes())
     if not succeeded:
@@ -168,6 +171,14 @@ def _environment(devices: int | None, to_run: bool, more_flags: str) -> dict[str
   return {**inherited, **ours, "XLA_FLAGS": " ".join(flag for flag in flags if flag)}
 
 
+def _ended(code: int) -> str:
+  """What became of a process, by its exit status; below 0 it is a signal's number."""
+  if code >= 0:
+    return f"ended with code {code}"
+  name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+  return f"was ended by {name}" + (", as a system does that has no memory left," if name == "SIGKILL" else "")
+
+
 def _tail(log: pathlib.Path) -> str:
   lines = log.read_text(errors="replace").splitlines()[-_LAST_LINES:]
   return "\n".join(_printable(line[:300]) for line in lines) or "(it printed nothing)"
@@ -190,5 +201,12 @@ def _child(folder: pathlib.Path) -> None:
   (folder / "result").write_bytes(pickle.dumps(outcome))
 
 
+def _end_with_parent() -> None:
+  """A parent that is killed ends nobody; Linux then ends us, before we compile for minutes and nobody reads it."""
+  if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 if __name__ == "__main__":
+  _end_with_parent()
   _child(pathlib.Path(sys.argv[1]))

@@ -2,19 +2,16 @@
 
 import dataclasses
 import math
-import pathlib
 from collections.abc import Mapping
 
 from jaxmoe.xla import between_slices, groups, opcodes
 from jaxmoe.xla.between_slices import Slices
 from jaxmoe.xla.declared import NOTHING, Declared
-from jaxmoe.xla.held import held, is_halo
+from jaxmoe.xla.held import is_halo, program_shape
 from jaxmoe.xla.hlo import Instruction, Module, item_bytes
 from jaxmoe.xla.loops import Frame
 from jaxmoe.xla.overlap import Overlap, Overlaps, continues, is_asynchronous
 from jaxmoe.xla.walk import Visit, walk
-
-_ROOT = f"{pathlib.Path(__file__).parents[2]}/"  # lines of our own are named from here
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,11 +58,6 @@ class Collective:
   def place(self) -> str:
     """Where it comes from: a line, or the argument or path of scopes that the compiler names."""
     return self.source or self.op_name.replace("\\'", "'")
-
-
-def line_of(module: Module, x: Instruction) -> str:
-  """`jaxmoe/model/layer.py:12` where jax traced it; empty if the compiler dropped that."""
-  return module.source(x).removeprefix(_ROOT)
 
 
 def collectives(
@@ -153,7 +145,7 @@ class _Reader:
       asynchronous=asynchronous,
       halo=_is_permute(kind) and is_halo(self.module, x),
       between_slices=between_slices.is_transfer(x),
-      source=line_of(self.module, x),
+      source=self.module.source(x),
       overlap=self.overlaps.of(visit, (kind, axes)) if asynchronous else None,
       **payload,
     )
@@ -207,7 +199,7 @@ def _gathered(kind: str, group_size: int) -> int:
 
 def _payload(module: Module, frame: Frame, x: Instruction, kind: str, group_size: int) -> dict:
   """Sizes and dtypes of the full-side buffer, as fields of a `Collective`."""
-  sent, inside = [y.shape for y in _buffers(x)], [held(module, y, frame) for y in _buffers(x)]
+  sent, inside = [y.shape for y in _buffers(x)], [program_shape(module, y, frame) for y in _buffers(x)]
   packed = [ours.dtype != theirs.dtype and theirs.dtype == "u32" for ours, theirs in zip(inside, sent, strict=True)]
   items = [(a if by_words else b).dtype for by_words, a, b in zip(packed, inside, sent, strict=True)]
   elements = [shape.bytes / (item_bytes(dtype) or 1) for shape, dtype in zip(sent, items, strict=True)]

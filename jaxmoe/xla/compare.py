@@ -13,9 +13,9 @@ from jaxmoe.cost.memory import memory
 from jaxmoe.cost.traffic import executed_bytes, least_bytes
 from jaxmoe.meshes.axes import AXES, label
 from jaxmoe.xla.compiled_step import CompiledStep
-from jaxmoe.xla.fit import Fit, fit
+from jaxmoe.xla.fit import Fit, fit, smallest
 from jaxmoe.xla.rewrites import Rewrite, explain
-from jaxmoe.xla.target import expert_kernel
+from jaxmoe.xla.target import Target, expert_kernel
 
 # Why each tolerance: bytes of arguments are arithmetic on shapes; matmuls and collectives may be reshaped or merged by
 # the partitioner, which 1 % allows for.
@@ -154,7 +154,7 @@ def compare(deployment: Deployment, target: str, compiled: CompiledStep) -> Comp
     checks=checks,
     informational=list(_informational(deployment, kernel, compiled)),
     rewrites=explain(compiled.partitioned, compiled.optimised, _axis_sizes(deployment), compiled.slices),
-    fit=fit(deployment.cluster, compiled),
+    fit=fit(smallest(deployment.cluster, Target.parse(target).generation), compiled),
     useful_flops=useful_flops(deployment).total,
   )
 

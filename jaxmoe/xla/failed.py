@@ -38,7 +38,7 @@ class Listed:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Said:
+class MemoryReport:
   """What a compiler's message says about memory; `needed` and `available` are None where it does not say them."""
 
   needed_bytes: int | None = None
@@ -56,10 +56,10 @@ class CompileFailed(Exception):
     said: what else of memory the message said.
   """
 
-  def __init__(self, message: str, class_bytes: Mapping[str, int], said: Said | None = None):
+  def __init__(self, message: str, class_bytes: Mapping[str, int], said: MemoryReport | None = None):
     super().__init__(message, dict(class_bytes), said)  # all, so that it pickles
     self.message = message
-    self.said = said or Said()
+    self.said = said or MemoryReport()
     self.class_bytes = {**class_bytes, **self.said.class_bytes}
 
   def __str__(self) -> str:
@@ -98,14 +98,14 @@ def shortened(text: str) -> str:
   return whole if len(whole) <= _LONGEST else whole[:_LONGEST].rstrip() + " ..."
 
 
-def _said(text: str, held: Mapping[str, int], sizes: Sizes) -> Said:
+def _said(text: str, held: Mapping[str, int], sizes: Sizes) -> MemoryReport:
   if early := _REQUIRED.search(text):
     needed, available = _bytes(*early.groups()[:2]), _bytes(*early.groups()[2:])
-    return Said(needed, available, {TEMPORARIES: max(0, needed - sum(held.values()))})
+    return MemoryReport(needed, available, {TEMPORARIES: max(0, needed - sum(held.values()))})
   if used := _USED.search(text):
     largest = tuple(_listed(text, sizes))
-    return Said(_bytes(*used.groups()[:2]), _bytes(*used.groups()[2:]), _by_class(text, largest), largest)
-  return Said()
+    return MemoryReport(_bytes(*used.groups()[:2]), _bytes(*used.groups()[2:]), _by_class(text, largest), largest)
+  return MemoryReport()
 
 
 def _by_class(text: str, largest: tuple[Listed, ...]) -> dict[str, int]:

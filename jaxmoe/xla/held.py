@@ -6,8 +6,8 @@ from jaxmoe.xla.loops import Frame, enter
 _FILLS = "ZeroCrop"  # a custom call of TPUs: the array with the rest of its last tiles, set to zero
 
 
-def held(module: Module, x: Instruction, frame: Frame) -> Shape:
-  """The array whose bytes `x`, found in `frame`, is; `x`'s own shape if it is neither padded nor reinterpreted.
+def program_shape(module: Module, x: Instruction, frame: Frame) -> Shape:
+  """Shape, in the program, of the array whose bytes `x` is; `x`'s own if it is neither padded nor reinterpreted.
 
   A pad adds elements. A TPU's bitcast may show an array as it is stored, tiles that are not full included, and words of
   32 bits for several elements of 16 or 8.

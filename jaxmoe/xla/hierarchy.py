@@ -17,7 +17,7 @@ _PARTS = {
 }
 # An all-reduce that is too small to be scattered.
 _WHOLE = ((REDUCE, "within", "1"), (REDUCE, "between", "1"))
-_MOST_SUMS = 20_000
+_MOST_SUMS = 20_000  # of subsets that are tried: their number can double with each all-reduce
 
 _Divided = tuple[Collective, Split]
 

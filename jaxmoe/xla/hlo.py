@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import gc
 import math
+import pathlib
 import re
 from collections.abc import Iterator, Mapping
 
@@ -25,6 +26,7 @@ _CALLED = re.compile(
   r"\b(calls|to_apply|body|condition|true_computation|false_computation|select|scatter)=%?([\w.\-]+)"
 )
 _BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
+_ROOT = f"{pathlib.Path(__file__).parents[2]}/"  # lines of our own are named from here
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,14 +190,14 @@ class Module:
     )
 
   def source(self, instruction: Instruction) -> str:
-    """`file.py:12` where jax traced it; empty if unknown."""
+    """`jaxmoe/model/layer.py:12` where jax traced it; other files by their full path; empty if unknown."""
     return self._sources.get(instruction.word("stack_frame_id"), "")
 
   @functools.cached_property
   def _sources(self) -> dict[str, str]:
     files = dict(re.findall(r'^(\d+) "(.*)"$', self.header.partition("FunctionNames")[0], re.M))
     locations = {
-      number: f"{files.get(file, '?')}:{line}"
+      number: f"{files.get(file, '?').removeprefix(_ROOT)}:{line}"
       for number, file, line in re.findall(r"^(\d+) \{file_name_id=(\d+) .*?line=(\d+)", self.header, re.M)
     }
     frames = re.findall(r"^(\d+) \{file_location_id=(\d+)", self.header, re.M)

@@ -49,11 +49,10 @@ class Traced:
     return sum(matmul.total for matmul in self.matmuls)
 
   def by_part(self, parts: Sequence[str]) -> dict[str, float]:
-    """FLOPs within each scope of `parts`, and of the `other` matmuls."""
-    found = dict.fromkeys((*parts, "other"), 0.0)
+    """FLOPs within each scope of `parts`, and of the other matmuls."""
+    found = dict.fromkeys((*parts, scopes.OTHER), 0.0)
     for matmul in self.matmuls:
-      around = scopes.path(matmul.op_name)
-      found[next((part for part in parts if part in around), "other")] += matmul.total
+      found[scopes.part(matmul.op_name, parts)] += matmul.total
     return found
 
 

@@ -1,8 +1,7 @@
-"""One matmul of a program with the name it goes by, to tell which one a disagreement is about."""
+"""A program's matmuls one by one, with their names and lines, to tell which one a disagreement is about."""
 
 import dataclasses
 
-from jaxmoe.xla.collectives import line_of
 from jaxmoe.xla.declared import NOTHING
 from jaxmoe.xla.flops import matmul_counter
 from jaxmoe.xla.hlo import Module, without_collector
@@ -42,7 +41,7 @@ def matmuls(module: Module) -> list[Matmul]:
       x = visit.instruction
       found.append(
         Matmul(
-          name=x.name, op_name=visit.op_name, flops=flops / visit.count, count=visit.count, source=line_of(module, x)
+          name=x.name, op_name=visit.op_name, flops=flops / visit.count, count=visit.count, source=module.source(x)
         )
       )
   return found

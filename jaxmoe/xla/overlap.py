@@ -115,7 +115,7 @@ class Overlaps:
     inside = self._module.computations[fusion.called["calls"]]
     return any(_same(x, collective) and _feeds(x, inside, DONE) for x in inside.instructions)
 
-  def _all_work(self) -> "dict[_Key, tuple[float, float]]":
+  def _all_work(self) -> dict[_Key, tuple[float, float]]:
     """FLOPs and bytes of one run, of each instruction in each frame, with all that it calls."""
     counter, moved = matmul_counter(self._module, self._declared), Moved(self._module)
     work: dict[_Key, tuple[float, float]] = collections.defaultdict(lambda: (0.0, 0.0))
@@ -132,11 +132,10 @@ class Overlaps:
 
 
 def _same(x: Instruction, other: Instruction) -> bool:
-  chain = other.frontend_attributes.get("chain_id")
   return (
     opcodes.base(x.opcode) == opcodes.base(other.opcode)
     and x.word("channel_id") == other.word("channel_id")
-    and x.frontend_attributes.get("chain_id") == chain
+    and x.frontend_attributes.get("chain_id") == other.frontend_attributes.get("chain_id")
   )
 
 

@@ -1,4 +1,4 @@
-"""Work that the compiler adds: it computes again what would take too much memory to keep."""
+"""Work that the compiler's rematerialisation adds: it computes again what would take too much memory to keep."""
 
 import collections
 
@@ -6,6 +6,11 @@ from jaxmoe.xla.walk import Visit
 
 # XLA's rematerialisation names copies `dot.3.remat`, `dot.3.remat2`, `dot.3.remat.1`; the original may be gone.
 _MARK = ".remat"
+
+
+def original(name: str) -> str:
+  """Of a copy, the name of the operation that it is of; else the name itself."""
+  return name.partition(_MARK)[0]
 
 
 class Copies:
@@ -20,7 +25,7 @@ class Copies:
     x, frame = visit.instruction, visit.frame
     while frame.site is not None and frame.site.instruction.opcode == "fusion":
       x, frame = frame.site.instruction, frame.site.frame
-    self._work[frame.computation.name, x.name.partition(_MARK)[0]][x.name] += work
+    self._work[frame.computation.name, original(x.name)][x.name] += work
 
   @property
   def recomputed(self) -> float:

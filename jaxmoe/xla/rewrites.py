@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from jaxmoe.xla.between_slices import Slices
 from jaxmoe.xla.collectives import Collective
 from jaxmoe.xla.hierarchy import in_slices
-from jaxmoe.xla.totals import NOTHING, Key, Traffic, totals
+from jaxmoe.xla.recomputed import original
+from jaxmoe.xla.totals import NOTHING, CollectiveTraffic, Key, totals
 
 REDUCE, SCATTER = "all-reduce", "reduce-scatter"
 
@@ -27,14 +28,15 @@ class Rewrite:
       `peeled` (iterations of a loop written out), `async` (started early, awaited later); `removed` (fewer elements:
       dead or merged); `reduce_scatter_as_all_reduce` and `all_reduce_as_reduce_scatter`; `reordered` (an all-reduce
       moved across a reduce-scatter); `halo` (neighbours hand on what equal shares of a padded array hold for each
-      other); `hierarchical` (one within each TPU slice and one between them); or `unplanned`: no rewrite explains it.
+      other); `recomputed` (done again where a result takes too much memory to keep); `hierarchical` (one within each
+      TPU slice and one between them); or `unplanned`: no rewrite explains it.
   """
 
   names: tuple[str, ...]
   kind: str
   axes: tuple[str, ...]
-  planned: Traffic
-  actual: Traffic
+  planned: CollectiveTraffic
+  actual: CollectiveTraffic
 
   @property
   def planned_for(self) -> bool:
@@ -56,12 +58,15 @@ def explain(
   partitioned, optimised, parts = list(partitioned), list(optimised), set[Key]()
   if slices and axis_sizes:
     partitioned, parts = in_slices(partitioned, optimised, axis_sizes, slices)
-  planned, actual, halos = totals(partitioned), totals(optimised), _halos(optimised)
+  planned, actual, again = totals(partitioned), totals(optimised), _recomputed(optimised)
+  optimised = [one for one in optimised if one not in again]
+  halos = _halos(optimised)
   judged = totals(one for one in optimised if one not in halos)
   named = dict(_reordered(partitioned, optimised)) | dict(_reductions(planned, judged))
   marks = [
     ("peeled", set(_peeled(partitioned, optimised))),
     ("halo", {(one.kind, one.axes) for one in halos}),
+    ("recomputed", {(one.kind, one.axes) for one in again}),
     ("hierarchical", parts),
   ]
   rewrites = []
@@ -76,7 +81,7 @@ def explain(
   return rewrites
 
 
-def _own_names(planned: Traffic, actual: Traffic) -> tuple[str, ...]:
+def _own_names(planned: CollectiveTraffic, actual: CollectiveTraffic) -> tuple[str, ...]:
   """Rewrites that one (kind, axes) shows by itself."""
   names: list[str] = []
   surplus, extra_bytes = actual.elements - planned.elements, 0.0
@@ -100,7 +105,7 @@ def _own_names(planned: Traffic, actual: Traffic) -> tuple[str, ...]:
   return tuple(names) or ("same",)
 
 
-def _width(planned: Traffic, sent_bytes: float, *, removed: bool) -> list[str] | None:
+def _width(planned: CollectiveTraffic, sent_bytes: float, *, removed: bool) -> list[str] | None:
   """Bits of an element, more or fewer; None where nobody widens so far. Of fewer elements only the most is known."""
   if math.isclose(sent_bytes, planned.payload_bytes):
     return []
@@ -138,7 +143,9 @@ def _by_origin(listed: Iterable[Collective]) -> dict[tuple[Key, str], list[float
   return found
 
 
-def _reductions(planned: dict[Key, Traffic], actual: dict[Key, Traffic]) -> Iterator[tuple[Key, tuple[str, ...]]]:
+def _reductions(
+  planned: dict[Key, CollectiveTraffic], actual: dict[Key, CollectiveTraffic]
+) -> Iterator[tuple[Key, tuple[str, ...]]]:
   """Where an all-reduce does a reduce-scatter's work, or the other way: what one has more, the other has less."""
   for axes in sorted({axes for kind, axes in planned.keys() | actual.keys() if kind in (REDUCE, SCATTER)}):
     keys = (REDUCE, axes), (SCATTER, axes)
@@ -151,6 +158,15 @@ def _reductions(planned: dict[Key, Traffic], actual: dict[Key, Traffic]) -> Iter
     if names != ("unplanned",):
       yield keys[0], _together((name,), names)
       yield keys[1], _together((name,), names)
+
+
+def _recomputed(optimised: list[Collective]) -> list[Collective]:
+  """Of each operation and its copies all but the one that moves most."""
+  copies: dict[tuple[Key, str], dict[str, float]] = collections.defaultdict(lambda: collections.defaultdict(float))
+  for one in optimised:
+    copies[(one.kind, one.axes), original(one.name)][one.name] += one.count * one.payload_bytes
+  kept = {max(sizes, key=lambda name: sizes[name]) for sizes in copies.values()}
+  return [one for one in optimised if one.name not in kept]
 
 
 def _halos(optimised: list[Collective]) -> list[Collective]:

@@ -3,6 +3,9 @@
 import functools
 import itertools
 import re
+from collections.abc import Iterable
+
+OTHER = "other"
 
 _TRANSFORM = re.compile(r"\b(?:jvp|transpose|vmap|checkpoint|remat|custom_jvp|custom_vjp)\(([^()]*)\)")
 _FUNCTION = re.compile(r"\b(?:jit|pjit|closed_call|custom_jvp_call|custom_vjp_call)\([^()]*\)")
@@ -35,6 +38,12 @@ def path(op_name: str) -> tuple[str, ...]:
 def innermost(op_name: str) -> str:
   """The last of `path`; empty without scopes."""
   return (path(op_name) or ("",))[-1]
+
+
+def part(op_name: str, parts: Iterable[str]) -> str:
+  """The first of `parts` that is a scope around an operation; `OTHER` if none is."""
+  around = path(op_name)
+  return next((one for one in parts if one in around), OTHER)
 
 
 def join(outer: str, inner: str) -> str:

@@ -22,8 +22,8 @@ LARGE = 0.01  # of all temporary bytes: whatever is larger is shown by itself
 _SHAPE = re.compile(r"([a-z]\w*)\[([\d,]*)\]")
 _PART_OF = frozenset({"all-gather", "dynamic-slice", "slice", "bitcast", "convert", "copy", "reshape", "transpose"})
 _BACKWARD_OF_LAYER = re.compile(r"transpose\(.*/(attention|experts|router)\b")
-_DEEPEST = 4
-_LONG = 160  # a name of several operations that were joined
+_DEEPEST = 4  # operands of operands in which a name is looked for
+_LONG = 160  # characters: such a name is of several operations that were joined
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,6 +186,7 @@ class _Reader:
     return [self._sites[name] for name in names if name in self._sites][:1]
 
   def _origin(self, x: Instruction, frame: Frame) -> int | None:
+    """Number of the argument that this is a copy or a part of; None if it is computed."""
     while True:
       number = self._origins.argument(x, frame)
       if number is not None:

@@ -10,7 +10,7 @@ WIDENED_ITEM_BYTES = {2.0: 4.0, 1.0: 2.0}  # bf16 and f16 to f32, f8 to f16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Traffic:
+class CollectiveTraffic:
   """All collectives of one kind over the same axes, in one run of one device.
 
   Attributes:
@@ -38,9 +38,11 @@ class Traffic:
   group_size: int = 1
   sources: tuple[str, ...] = ()
 
-  def __add__(self, other: "Traffic") -> "Traffic":
-    names = [field.name for field in dataclasses.fields(Traffic) if field.name not in ("group_size", "sources")]
-    return Traffic(
+  def __add__(self, other: "CollectiveTraffic") -> "CollectiveTraffic":
+    names = [
+      field.name for field in dataclasses.fields(CollectiveTraffic) if field.name not in ("group_size", "sources")
+    ]
+    return CollectiveTraffic(
       **{name: getattr(self, name) + getattr(other, name) for name in names},
       group_size=max(self.group_size, other.group_size),
       sources=tuple(dict.fromkeys((*self.sources, *other.sources))),
@@ -48,20 +50,20 @@ class Traffic:
 
 
 Key = tuple[str, tuple[str, ...]]
-NOTHING = Traffic()
+NOTHING = CollectiveTraffic()
 
 
-def totals(listed: Iterable[Collective]) -> dict[Key, Traffic]:
+def totals(listed: Iterable[Collective]) -> dict[Key, CollectiveTraffic]:
   """By kind and axes."""
-  found: dict[Key, Traffic] = collections.defaultdict(Traffic)
+  found: dict[Key, CollectiveTraffic] = collections.defaultdict(CollectiveTraffic)
   for one in listed:
     found[one.kind, one.axes] += _traffic(one)
   return dict(found)
 
 
-def _traffic(one: Collective) -> Traffic:
+def _traffic(one: Collective) -> CollectiveTraffic:
   item_bytes, overlap = one.payload_bytes / max(1, one.elements), one.overlap
-  return Traffic(
+  return CollectiveTraffic(
     operations=one.count,
     asynchronous=one.count * one.asynchronous,
     unplaced=one.count * (one.asynchronous and overlap is None),

@@ -1,4 +1,4 @@
-"""What a disagreement is about: the operations that one side has and the other lacks."""
+"""The operations that a disagreement is about: those that one side has and the other lacks."""
 
 import collections
 import dataclasses
@@ -65,7 +65,7 @@ def _operations(c: Comparison, check: Check) -> tuple[_Operations, _Operations]:
   if check.axis:
     return _over(traced.collectives, check), _over(compiled.partitioned, check)
   part = check.name.removesuffix(" matmuls")
-  if part in (*PARTS, "other"):
+  if part in (*PARTS, scopes.OTHER):
     return _of_part(traced.matmuls, part), _of_part(compiled.partitioned_matmuls, part)
   return (traced.matmuls, compiled.matmuls) if check.unit == "FLOPs" else ([], [])
 
@@ -75,7 +75,7 @@ def _over(listed: Iterable[Collective], check: Check) -> list[Collective]:
 
 
 def _of_part(listed: Iterable[Matmul], part: str) -> list[Matmul]:
-  return [one for one in listed if next((p for p in PARTS if p in scopes.path(one.op_name)), "other") == part]
+  return [one for one in listed if scopes.part(one.op_name, PARTS) == part]
 
 
 def _formula(d: Deployment, check: Check) -> list[Item]:

@@ -28,6 +28,7 @@ def kernel_scope(module: Module, x: Instruction) -> str:
 
 
 def own_scope(x: Instruction) -> str:
+  """The innermost scope around `x` that declares a kernel's work; empty if none does."""
   return next((scope for scope in reversed(scopes.path(x.op_name)) if scope.startswith(KERNEL)), "")
 
 

@@ -1,8 +1,8 @@
-"""What a compiled program may hold that nobody can count. It is an error, never zero: it might hide work."""
+"""Errors for what a program holds and nobody can count: it might hide work, so it never counts as zero."""
 
 
 class Unknown(Exception):
-  """What was met, where, and what makes it known: one message, which the command line shows as it is."""
+  """The message says what was met, where, and what makes it known; the command line shows it as it is."""
 
 
 class UnknownOperation(Unknown, NotImplementedError):
