@@ -43,8 +43,8 @@ def test_a_feed_forward_with_gradients(target, implementation):
   """Three matmuls forward and six backward; half of the rows are expected, and all may come."""
 
   def loss(x, gate, up, down, sizes):
-    run = lambda *a: expert_ffn(*a, sizes, activation="silu", implementation=implementation, expected_rows=N / 2)  # noqa: E731
-    y, pull = jax.vjp(run, x, gate, up, down)
+    options = {"activation": "silu", "implementation": implementation, "expected_rows": N / 2}
+    y, pull = jax.vjp(lambda *arrays: expert_ffn(*arrays, sizes, **options), x, gate, up, down)
     return jax.tree.map(lambda array: array[None], (y, pull(y)))
 
   b = jnp.bfloat16

@@ -69,7 +69,8 @@ def test_the_front_of_a_search_is_that_of_all_its_plans(kind, changes):
   explored = Explored(q)
   best = search(q, 3, explored.see).best
   found = search(q, 3, every.see)
-  assert found.best == best and len(every.seen) == found.fitting > 10
+  assert found.best == best and len(every.seen) == found.fitting
+  assert found.fitting > (10 if q.objective == "devices" else 50)  # the fewest devices that have a plan have few
   assert ("constraints" in changes) == bool(found.rejected["a step takes longer than the limit"])
   points = [numbers(kind, q, c) for c in every.seen]
   wanted = unbeaten(points)

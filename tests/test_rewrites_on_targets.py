@@ -64,7 +64,10 @@ def test_tpu_does_a_small_reduce_scatter_as_an_all_reduce(dtype):
 @WITH_TPU
 def test_tpu_moves_a_sum_behind_the_scatter():
   """A quarter of it is left to add."""
-  body = lambda x: lax.psum_scatter(lax.psum(x, "x"), "y", tiled=True)  # noqa: E731
+
+  def body(x):
+    return lax.psum_scatter(lax.psum(x, "x"), "y", tiled=True)
+
   names, found = everywhere("tpu", body, (1024, 512), jnp.bfloat16)
   assert names == {(REDUCE, ("x",)): ("reordered",), (SCATTER, ("y",)): ("same",)}
   assert found[REDUCE, ("x",)].elements == 1024 * 512 / 4

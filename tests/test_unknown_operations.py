@@ -39,8 +39,10 @@ def planted(monkeypatch):
 
   def plant(unknown):
     monkeypatch.setenv("PYTHONPATH", str(pathlib.Path(__file__).parent), prepend=":")
-    planted = lambda _, *a, **options: run_in_child(f"planted_unknowns:{unknown}", *a, **options)  # noqa: E731
-    monkeypatch.setattr("jaxmoe.xla.verify.run_in_child", planted)
+    monkeypatch.setattr(
+      "jaxmoe.xla.verify.run_in_child",
+      lambda _, *a, **options: run_in_child(f"planted_unknowns:{unknown}", *a, **options),
+    )
 
   return plant
 

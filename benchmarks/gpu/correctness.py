@@ -12,24 +12,18 @@ import dataclasses
 import functools
 import json
 import os
-import pathlib
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(pathlib.Path(__file__).parent)]
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+import jax
+import jax.numpy as jnp
+import numpy as np
+from peers import Operands, dry_device, on_dry_device, operands
+from problems import Problem, cases_to_check
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-from peers import Operands, dry_device, on_dry_device, operands  # noqa: E402
-from problems import Problem, cases_to_check  # noqa: E402
-
-from jaxmoe.kernels.expert_ffn import expert_ffn  # noqa: E402
-from jaxmoe.kernels.hopper import compat, legs  # noqa: E402
-from jaxmoe.kernels.hopper.device import Device  # noqa: E402
+from jaxmoe.kernels.expert_ffn import expert_ffn
+from jaxmoe.kernels.hopper import compat, legs
+from jaxmoe.kernels.hopper.device import Device
 
 TOLERANCE = 1.2e-2  # of the largest entry, in bfloat16
 SAMPLES = 24
@@ -44,6 +38,7 @@ class Case(NamedTuple):
 
 
 def main() -> None:
+  os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
   parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
   parser.add_argument("--dry-run", action="store_true")
   parser.add_argument("--cases", type=int, nargs="*")
@@ -85,7 +80,13 @@ def some_rows_unowned(sizes_E: np.ndarray, problem: Problem) -> np.ndarray:
 def case_of(leg: str, o: Operands, device: Device | None) -> Case:
   x, y, gate, up, down, sizes = o.x_ND, o.y_NF, o.gate_EDF, o.up_EDF, o.down_EFD, o.sizes_E
   on = functools.partial
-  both = lambda mine, e: [wide(x[mine]) @ wide(w[e]) for w in (gate, up)]  # noqa: E731
+
+  def both(mine, e):
+    return [wide(x[mine]) @ wide(w[e]) for w in (gate, up)]
+
+  def transposed(mine, e):
+    return [wide(y[mine]) @ wide(w[e]).T for w in (gate, up)]
+
   if leg.startswith("gated_up"):
     activation: Any = leg.partition(" ")[2]
     call = on(legs.gated_up, activation=activation, device=device)
@@ -95,11 +96,13 @@ def case_of(leg: str, o: Operands, device: Device | None) -> Case:
     return Case(call, (x, up, sizes), lambda mine, e: [silu(both(mine, e)[1]), both(mine, e)[1]])
   if leg == "matmul_scaled":
     narrow, scale = o.down_fp8_EFD, o.scale_ED
-    wanted = lambda mine, e: [wide(y[mine]) @ wide(narrow[e]) * wide(scale[e])]  # noqa: E731
-    return Case(on(legs.matmul_scaled, device=device), (y, narrow, scale, sizes), wanted)
+    return Case(
+      on(legs.matmul_scaled, device=device),
+      (y, narrow, scale, sizes),
+      lambda mine, e: [wide(y[mine]) @ wide(narrow[e]) * wide(scale[e])],
+    )
   if leg == "layer":
     return Case(on(layer, dry_run=device is not None), (x, gate, up, down, sizes), on(wanted_of_layer, o))
-  transposed = lambda mine, e: [wide(y[mine]) @ wide(w[e]).T for w in (gate, up)]  # noqa: E731
   return {
     "matmul": Case(on(legs.matmul, device=device), (y, down, sizes), lambda mine, e: [wide(y[mine]) @ wide(down[e])]),
     "matmul_transposed": Case(
@@ -117,10 +120,8 @@ def case_of(leg: str, o: Operands, device: Device | None) -> Case:
 def layer(x_ND, gate_EDF, up_EDF, down_EFD, sizes_E, *, dry_run: bool):
   """y and the gradient of x, with x for dy, through the public function."""
   with on_dry_device() if dry_run else contextlib.nullcontext():
-    run = lambda x: expert_ffn(  # noqa: E731
-      x, gate_EDF, up_EDF, down_EFD, sizes_E, activation="silu", implementation="hopper"
-    )
-    y_ND, pull = jax.vjp(run, x_ND)
+    weights = (gate_EDF, up_EDF, down_EFD, sizes_E)
+    y_ND, pull = jax.vjp(lambda x: expert_ffn(x, *weights, activation="silu", implementation="hopper"), x_ND)
     return y_ND, *pull(x_ND)
 
 

@@ -19,23 +19,20 @@ import sys
 import time
 from typing import Any
 
+import guarded
+import jax
+import jax.numpy as jnp
+import peers
+import torch_peers
+from environment import brief, ceilings, environment
+from problems import Problem, Section, cases_to_check, plan, tiny_plan
+from report import DENSE, OURS, markdown
+from timing import median_us
+
+from jaxmoe.kernels.hopper import compat
+from jaxmoe.kernels.hopper.device import Device
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(pathlib.Path(__file__).parent)]
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch needs memory too
-
-import guarded  # noqa: E402
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import peers  # noqa: E402
-import torch_peers  # noqa: E402
-from environment import brief, ceilings, environment  # noqa: E402
-from problems import Problem, Section, cases_to_check, plan, tiny_plan  # noqa: E402
-from report import DENSE, OURS, markdown  # noqa: E402
-from timing import median_us  # noqa: E402
-
-from jaxmoe.kernels.hopper import compat  # noqa: E402
-from jaxmoe.kernels.hopper.device import Device  # noqa: E402
-
 SILENCE_S = 120  # of a kernel that is compiled and run: longer means that it hangs
 HANGS_AFTER_S = 240  # of a peer, which may tune itself first: the run ends, and keeps what it measured
 CHECKED_AS = {
@@ -60,6 +57,7 @@ def everyone(device: Device | None) -> dict[str, tuple[Any, Any]]:
 
 
 def main(arguments: list[str] | None = None) -> int:
+  os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch needs memory too
   parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
   parser.add_argument("--out", type=pathlib.Path, default=ROOT / "benchmarks" / "results")
   parser.add_argument("--minutes", type=float, default=9.0, help="start nothing new after this long")

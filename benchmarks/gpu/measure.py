@@ -16,16 +16,14 @@ import pathlib
 import sys
 import time
 
+from jaxmoe.config.catalogue import document_names, load_cluster, load_deployment
+from jaxmoe.config.deployment import Deployment
+from jaxmoe.config.reduced import reduced, with_precision
+from jaxmoe.cost.estimate import estimate
+from jaxmoe.cost.one_rank import one_rank
+from jaxmoe.xla.verify import measure
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
-from jaxmoe.config.catalogue import document_names, load_cluster, load_deployment  # noqa: E402
-from jaxmoe.config.deployment import Deployment  # noqa: E402
-from jaxmoe.config.reduced import reduced, with_precision  # noqa: E402
-from jaxmoe.cost.estimate import estimate  # noqa: E402
-from jaxmoe.cost.one_rank import one_rank  # noqa: E402
-from jaxmoe.xla.verify import measure  # noqa: E402
-
 FEWEST_STEPS, SECONDS_A_PLAN = 3, 20.0
 HEADERS = ("plan", "job", "predicted ms (formula)", "measured ms", "spread", "measured / predicted")
 

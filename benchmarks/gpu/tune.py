@@ -18,17 +18,13 @@ import pathlib
 import sys
 import time
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(pathlib.Path(__file__).parent)]
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+import jax
+import peers
+from problems import Problem, plan
+from timing import median_us
 
-import jax  # noqa: E402
-import peers  # noqa: E402
-from problems import Problem, plan  # noqa: E402
-from timing import median_us  # noqa: E402
-
-from jaxmoe.kernels.hopper import compat, config, device, legs  # noqa: E402
-from jaxmoe.kernels.hopper.config import TileShape  # noqa: E402
+from jaxmoe.kernels.hopper import compat, config, device, legs
+from jaxmoe.kernels.hopper.config import TileShape
 
 HANGS_AFTER_S = 120  # a candidate that is compiled and timed for longer ends the run; the table keeps the others
 BANDS = (8, 4, 16)
@@ -36,6 +32,7 @@ KEYS = ("device", "leg", "groups", "D", "F", "rows_per_group")
 
 
 def main(arguments: list[str] | None = None) -> int:
+  os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
   parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
   parser.add_argument("--table", type=pathlib.Path, default=config.TABLE)
   parser.add_argument("--minutes", type=float, default=9.0, help="start nothing new after this long")

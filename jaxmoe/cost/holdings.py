@@ -35,6 +35,11 @@ def stacked_holdings(d: Shares) -> Stacked:
   return {stack: _grouped(d, stack) for stack in stacks}
 
 
+def in_layers(stacked: Stacked) -> Stacked:
+  """Without what stands outside layers: embedding, head and last norm."""
+  return {stack: held for stack, held in stacked.items() if stack != "none"}
+
+
 def _grouped(d: Shares, stack: Stack) -> list[Holding]:
   groups: dict[tuple[str, ...], tuple[Any, Any]] = {}
   for tensor in parameter_tensors(d.model):

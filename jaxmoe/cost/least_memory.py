@@ -3,7 +3,7 @@
 from jaxmoe.config.deployment import Deployment
 from jaxmoe.config.job import ITEM_BYTES
 from jaxmoe.cost.activations import buffer_rows, layer_input_bytes
-from jaxmoe.cost.holdings import Stacked, holdings, stacked_holdings, stored_gradient_bytes
+from jaxmoe.cost.holdings import holdings, in_layers, stacked_holdings, stored_gradient_bytes
 from jaxmoe.cost.memory import cache_bytes, kept_microbatches
 from jaxmoe.cost.stage import stage_layers
 
@@ -28,7 +28,7 @@ def _summed_gradients(d: Deployment) -> int:
   """Of layers alone: those of embedding and head may be summed up in a loop of their own."""
   if d.microbatches < 2:
     return 0
-  layers: Stacked = {stack: held for stack, held in stacked_holdings(d).items() if stack != "none"}
+  layers = in_layers(stacked_holdings(d))
   stages = (holdings(d, stage, layers) for stage in stage_layers(d))
   return min(sum(int(stored_gradient_bytes(held, d.job.precision)) for held in stage) for stage in stages)
 

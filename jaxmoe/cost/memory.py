@@ -28,6 +28,7 @@ from jaxmoe.cost.holdings import (
   Stacked,
   gradient_bytes,
   holdings,
+  in_layers,
   master_bytes,
   optimizer_bytes,
   stacked_holdings,
@@ -115,7 +116,7 @@ def stacked_bytes(d: Shares, stage: StageLayers, stacked: Stacked) -> Any:
   stream = layer_input_bytes(d)
   if not d.train:
     return d.executes_idle * d.microbatches * stream
-  layers = holdings(d, stage, {stack: held for stack, held in stacked.items() if stack != "none"})
+  layers = holdings(d, stage, in_layers(stacked))
   return d.executes_idle * ((d.microbatches + d.ticks) * stream + gradient_bytes(d, layers))
 
 

@@ -14,7 +14,7 @@ from jaxmoe.config.shares import Shares
 from jaxmoe.cost.collectives import Sizes, pipeline, statistics, vocabulary
 from jaxmoe.cost.constants import TRAIN_PASSES
 from jaxmoe.cost.flops import head_forward
-from jaxmoe.cost.holdings import Holding, Stacked, holdings, stacked_holdings, stored_gradient_bytes
+from jaxmoe.cost.holdings import Holding, Stacked, holdings, in_layers, stacked_holdings, stored_gradient_bytes
 from jaxmoe.cost.passes import Device, LayerPasses, Network, Pass, Passes, layer_passes
 from jaxmoe.cost.stage import StageLayers, stage_layers
 from jaxmoe.cost.traffic import head_bytes, update_bytes
@@ -198,8 +198,7 @@ def _both_holders_s(d: Shares, stage: StageLayers, common: _Common) -> Any:
   if isinstance(d.copies, int) and d.copies == 1:
     return 0.0
   pairs, seconds = common.network.group((STAGE,)), 0.0
-  in_layers: Stacked = {stack: held for stack, held in common.stacked.items() if stack != "none"}
-  for held in holdings(d, stage, in_layers):
+  for held in holdings(d, stage, in_layers(common.stacked)):
     parts = 1 + (d.zero >= 1) * (d.strategy.size(*held.axes) - 1)
     seconds = seconds + pairs.permute_s(stored_gradient_bytes(held, d.job.precision) / parts)
   return (d.copies - 1) * seconds
