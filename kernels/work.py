@@ -14,6 +14,8 @@ from typing import NamedTuple
 TILE_STEP = 8
 LARGEST_TILE = 128
 
+FLOAT32_PRODUCTS = 6  # of bfloat16 parts, where tensor cores multiply 16 bits (jaxmoe/kernels/hopper/parts.py)
+
 _expected_rows: contextvars.ContextVar[float | None] = contextvars.ContextVar("expected_rows", default=None)
 
 
@@ -77,6 +79,11 @@ def kernel_bytes(
   """
   visited = expert_trips(num_rows, num_experts).expected / num_experts if weight_bytes else 0
   return expected_rows(num_rows) * row_bytes + visited * weight_bytes + result_bytes
+
+
+def products(kernel: str | None, dtype: str) -> int:
+  """Multiplications that a kernel makes of one multiplication of numbers of this dtype."""
+  return FLOAT32_PRODUCTS if kernel == "hopper" and dtype == "float32" else 1
 
 
 def multiplied_rows(kernel: str | None, num_rows: int, num_experts: int) -> Trips:

@@ -93,9 +93,19 @@ def test_a_training_step_agrees_by_hopper_kernels():
 
 
 @WITH_CUDA
-@pytest.mark.parametrize("target, dtype", [("cuda:b200", "bfloat16"), ("cuda:h200", "float32")])
+@pytest.mark.parametrize("transport", ["capacity", "gather"])
+def test_float32_takes_six_products(transport):
+  found = verify(deployment("float32", kind="prefill", transport=transport), "cuda:h200")
+  assert found.agrees and found.compiled.settings["expert kernel"] == "hopper"
+  half = verify(deployment("float16", kind="prefill", transport=transport), "cuda:h200")
+  ours, theirs = (step.compiled.flops_by_part["experts"] for step in (found, half))
+  assert ours == pytest.approx(6 * theirs, rel=1e-5)
+
+
+@WITH_CUDA
+@pytest.mark.parametrize("target, dtype", [("b200", "bfloat16"), ("b200", "float32"), ("h200", "float64")])
 def test_einsum_stands_in_where_hopper_kernels_cannot_serve(target, dtype):
-  found = verify(deployment(dtype, kind="prefill"), target)
+  found = verify(deployment(dtype, kind="prefill"), f"cuda:{target}")
   assert found.agrees and found.compiled.settings["expert kernel"] == "einsum"
   assert found.compiled.notes[0].startswith("experts are multiplied by einsum, for: the Hopper kernels ")
 

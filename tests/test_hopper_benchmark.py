@@ -78,9 +78,11 @@ def test_a_case_that_hangs_or_crashes_costs_only_itself(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("leg", ["matmul", "gated_up clamped", "matmul_scaled", "matmuls_transposed", "layer"])
-@pytest.mark.parametrize("factor", [1.0, 1.05])
-def test_the_check_objects(leg, factor, monkeypatch):
-  """A twentieth off is wrong; what another implementation computes is right."""
+@pytest.mark.parametrize("dtype, factor", [
+  ("bfloat16", 1.0), ("bfloat16", 1.05), ("float16", 1.0), ("float16", 1.003), ("float32", 1.0), ("float32", 1.0001),
+])  # fmt: skip
+def test_the_check_objects(leg, dtype, factor, monkeypatch):
+  """A few roundings off is wrong; what another implementation computes is right."""
   monkeypatch.syspath_prepend(FOLDER)
   correctness, problems = importlib.import_module("correctness"), importlib.import_module("problems")
   for name in ("matmul", "gated_up", "matmul_scaled", "matmuls_transposed"):
@@ -90,7 +92,7 @@ def test_the_check_objects(leg, factor, monkeypatch):
     monkeypatch.setattr(correctness.legs, name, served)
   run_layer = functools.partial(expert_ffn, implementation=None)
   monkeypatch.setattr(correctness, "expert_ffn", lambda *a, implementation, **more: factor * run_layer(*a, **more))
-  row = correctness.check(problems.Problem("tiny", 16), leg, None)
+  row = correctness.check(problems.Problem("tiny", 16, dtype=dtype), leg, None)
   assert row["correct"] == (factor == 1.0), row
 
 

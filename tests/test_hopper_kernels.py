@@ -11,9 +11,10 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from jaxmoe.kernels.expert_ffn import expert_ffn
-from jaxmoe.kernels.hopper import compat, config, legs
+from jaxmoe.kernels.hopper import compat, config, legs, rows, weights
 from jaxmoe.kernels.hopper.config import TileShape
 from jaxmoe.kernels.hopper.device import Device
+from jaxmoe.kernels.hopper.parts import products
 
 LEGS = ("matmul", "matmul_scaled", "matmul_transposed", "matmuls_transposed", "weight_gradient", "gated_up", "up")
 MIXED = (100, [30, 0, 1, 50, 7])
@@ -87,6 +88,20 @@ def test_float16(leg):
   hopper.check(leg, *MIXED, dtype="float16")
 
 
+@pytest.mark.parametrize("leg", LEGS)
+def test_float32(leg):
+  hopper.check(leg, *MIXED, dtype="float32")
+
+
+@pytest.mark.parametrize("leg", ["matmul", "weight_gradient"])
+@pytest.mark.parametrize("left_out", products(3, 3))
+def test_no_product_of_parts_can_be_left_out(leg, left_out, monkeypatch):
+  kept = [pair for pair in products(3, 3) if pair != left_out]
+  monkeypatch.setattr(rows if leg == "matmul" else weights, "products", lambda *_: kept)
+  with pytest.raises(AssertionError, match=r"error .* above"):
+    hopper.check(leg, *MIXED, dtype="float32")
+
+
 @pytest.mark.parametrize("weights", ["float8_e4m3fn", "float8_e5m2"])
 @pytest.mark.parametrize("rows", ["bfloat16", "float16"])
 def test_every_fp8_value_is_widened_exactly(weights, rows):
@@ -141,11 +156,12 @@ def test_same_bits_with_other_processors():
   assert results[0].tobytes() == results[1].tobytes()
 
 
-def test_expert_ffn_and_its_gradients():
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_expert_ffn_and_its_gradients(dtype):
   """The public function on these legs: both passes, every gradient."""
   rows, sizes = MIXED
   E, D, F = len(sizes), 128, 128
-  x_ND, gate, up, down, dy_ND = oracle.draw(0, "bfloat16", (rows, D), (E, D, F), (E, D, F), (E, F, D), (rows, D))
+  x_ND, gate, up, down, dy_ND = oracle.draw(0, dtype, (rows, D), (E, D, F), (E, D, F), (E, F, D), (rows, D))
   weights = gate / 8, up / 8, down / 8
 
   @jax.jit
@@ -159,7 +175,7 @@ def test_expert_ffn_and_its_gradients():
   want = oracle.expert_ffn(x_ND, *weights, sizes, "silu")
   wants = oracle.expert_ffn_gradients(x_ND, *weights, sizes, "silu", dy_ND)
   for mine, wanted in zip([y_ND, dx_ND, *d_weights], [want, *wants], strict=True):
-    oracle.assert_close(mine, wanted, "bfloat16", factor=3)  # rounded hidden rows enter a second matmul
+    oracle.assert_close(mine, wanted, dtype, factor=3)  # rounded hidden rows enter a second matmul
 
 
 def test_varies_over_the_mesh_as_its_operands():
@@ -177,13 +193,13 @@ def test_varies_over_the_mesh_as_its_operands():
 
 def test_refusals():
   x_ND, w_EDF, sizes_E = hopper.operands("matmul", *MIXED, "float32")
-  with pytest.raises(NotImplementedError, match="bfloat16 or float16, got float32; cast"):
-    legs.matmul(x_ND, w_EDF, sizes_E, device=hopper.SMALL)
+  with pytest.raises(NotImplementedError, match="bfloat16, float16, float32, got bfloat16 and float32; cast"):
+    legs.matmul(x_ND, w_EDF.astype("bfloat16"), sizes_E, device=hopper.SMALL)
+  with jax.enable_x64(True), pytest.raises(NotImplementedError, match="float32, got float64; cast"):
+    legs.matmul(x_ND.astype("float64"), w_EDF.astype("float64"), sizes_E, device=hopper.SMALL)
   half = (array.astype("bfloat16") for array in (x_ND, w_EDF))
   with pytest.raises(NotImplementedError, match=r"need an NVIDIA .*H200.*, got cpu"):
     legs.matmul(*half, sizes_E)
-  with pytest.raises(NotImplementedError, match="bfloat16 or float16, got float32; cast"):
-    legs.matmul_scaled(x_ND, w_EDF.astype("float8_e4m3fn"), np.ones((5, hopper.F)), sizes_E, device=hopper.SMALL)
   with pytest.raises(NotImplementedError, match=r"one of 128 for .* FP8 weights, got 128 and 192"):
     rows = jnp.ones(x_ND.shape, "bfloat16")
     legs.matmul_scaled(rows, w_EDF.astype("float8_e4m3fn"), np.ones((5, hopper.F)), sizes_E, device=hopper.SMALL)

@@ -44,7 +44,7 @@ def call(leg, activation="silu", **options):
 
 
 @pytest.mark.parametrize("leg", [*SIDES, "up"])
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 def test_lowers_for_cuda(leg, dtype):
   assert re.search("mosaic_gpu", lowered(call(leg), *arguments_of(leg, dtype)))
 

@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import dataclasses
 import io
+import itertools
 import json
 import os
 import pathlib
@@ -99,36 +100,35 @@ def compile_all() -> None:
   with contextlib.redirect_stdout(io.StringIO()):
     (device,) = cuda_devices("h200", hosts=1, gpus=1)
   sharding = jax.sharding.SingleDeviceSharding(device)
-  x, y, w, sizes = ((N, D), "bfloat16"), ((N, F), "bfloat16"), ((E, D, F), "bfloat16"), ((E,), "int32")
-  operands = {
-    "matmul": (x, w),
-    "matmul_scaled": (x, ((E, D, F), "float8_e4m3fn"), ((E, F), "float32")),
-    "up": (x, w),
-    "gated_up": (x, w, w),
-    "matmul_transposed": (y, w),
-    "weight_gradient": (x, y),
-  }
-  for leg, shapes in operands.items():
-    arguments = [jax.ShapeDtypeStruct(*each, sharding=sharding) for each in (*shapes, sizes)]
-    for shape in config.candidates():
-      tiled: Any = "matmul" if leg == "up" else leg
-      if not shape.serves(tiled, *SIDES[leg]):
-        continue
-      for activation in ACTIVATIONS.get(leg, (None,)):
-        more = (activation,) if activation else ()
+  for dtype, leg in itertools.product(("bfloat16", "float32"), SIDES):
+    tiled: Any = "matmul" if leg == "up" else leg
+    shapes = [shape for shape in config.candidates() if shape.serves(tiled, *SIDES[leg])]
+    if dtype == "float32":  # its parts are bfloat16: only how results are stored differs, so two shapes will do
+      shapes = [next(shape for shape in shapes if shape.split_columns == split) for split in (False, True)]
+    arguments = [jax.ShapeDtypeStruct(*each, sharding=sharding) for each in operands(leg, dtype)]
+    for shape, activation in itertools.product(shapes, ACTIVATIONS.get(leg, (None,))):
+      more = (activation,) if activation else ()
 
-        def run(*arrays, leg=leg, more=more, shape=shape):
-          return getattr(legs, leg)(*arrays, *more, device=Device("NVIDIA H200", 132), shape=shape)
+      def run(*arrays, leg=leg, more=more, shape=shape):
+        return getattr(legs, leg)(*arrays, *more, device=Device("NVIDIA H200", 132), shape=shape)
 
-        label = {
-          "leg": leg,
-          "activation": activation,
-          **dataclasses.asdict(shape),
-          "shared_bytes": shape.shared_bytes(tiled),
-        }
-        print("@kernel", json.dumps(label), flush=True)
-        jax.jit(run).lower(*arguments).compile()
-        sys.stdout.flush()
+      label = {"leg": leg, "dtype": dtype, "activation": activation, **dataclasses.asdict(shape)}
+      print("@kernel", json.dumps({**label, "shared_bytes": shape.shared_bytes(tiled)}), flush=True)
+      jax.jit(run).lower(*arguments).compile()
+      sys.stdout.flush()
+
+
+def operands(leg: str, dtype: str) -> tuple[tuple[tuple[int, ...], str], ...]:
+  """Shape and dtype of what a leg takes."""
+  x, y, w, sizes = ((N, D), dtype), ((N, F), dtype), ((E, D, F), dtype), ((E,), "int32")
+  return {
+    "matmul": (x, w, sizes),
+    "matmul_scaled": (x, ((E, D, F), "float8_e4m3fn"), ((E, F), "float32"), sizes),
+    "up": (x, w, sizes),
+    "gated_up": (x, w, w, sizes),
+    "matmul_transposed": (y, w, sizes),
+    "weight_gradient": (x, y, sizes),
+  }[leg]
 
 
 if __name__ == "__main__":

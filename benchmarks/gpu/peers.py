@@ -73,7 +73,7 @@ def operands(problem: Problem) -> Operands:
   shapes = [(N, D), (N, F), (E, D, F), (E, D, F), (E, F, D)]
   keys = jax.random.split(jax.random.key(problem.seed), len(shapes))
   scales = [1.0, 1.0, D**-0.5, D**-0.5, F**-0.5]
-  draw = jax.jit(lambda key, shape, scale: jax.random.normal(key, shape, "bfloat16") * scale, static_argnums=(1, 2))
+  draw = jax.jit(lambda key, shape, scale: jax.random.normal(key, shape, problem.dtype) * scale, static_argnums=(1, 2))
   arrays = [draw(key, shape, scale) for key, shape, scale in zip(keys, shapes, scales, strict=True)]
   x_ND, y_NF, gate_EDF, up_EDF, down_EFD = arrays
   return Operands(problem, x_ND, y_NF, gate_EDF, up_EDF, down_EFD, jnp.asarray(problem.sizes()))

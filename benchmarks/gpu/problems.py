@@ -8,6 +8,7 @@ import numpy as np
 Leg = Literal["up", "down", "down_fp8", "input_gradient", "weight_gradient", "layer"]
 Skew = Literal["balanced", "dirichlet", "quarter"]
 LEGS: tuple[Leg, ...] = ("up", "down", "down_fp8", "input_gradient", "weight_gradient", "layer")
+TIMED_DTYPE = "bfloat16"
 # What is checked: the legs of the package, and a whole layer with its gradient; the word after a leg is its activation.
 CHECKED = (
   "matmul", "gated_up silu", "weight_gradient", "matmul_transposed", "matmuls_transposed", "matmul_scaled", "up",
@@ -40,6 +41,7 @@ class Problem:
   tokens: int
   skew: Skew = "dirichlet"
   seed: int = 0
+  dtype: str = TIMED_DTYPE
 
   @property
   def dims(self) -> tuple[int, int, int, int]:
@@ -117,8 +119,13 @@ def tiny_plan() -> list[Section]:
 
 
 def cases_to_check(*, dry_run: bool) -> list[tuple[Problem, str]]:
-  """What must be right before anything is timed: every leg, on tall and on low tiles, and with one expert ahead."""
+  """What must be right before anything is timed: every leg, on tall and on low tiles, with one expert ahead.
+
+  Every leg in the other dtypes too, once.
+  """
+  dtypes = (TIMED_DTYPE, "float16", "float32")
   if dry_run:
-    return [(Problem("tiny", 16), leg) for leg in CHECKED]
+    return [(Problem("tiny", 16, dtype=dtype), leg) for dtype in dtypes for leg in CHECKED]
   problems = [Problem("seed", 3000), Problem("qwen3-30b-a3b", 3000, "quarter", 1), Problem("seed", 64, seed=2)]
+  problems += [Problem("seed", 1000, seed=3, dtype=dtype) for dtype in dtypes[1:]]
   return [(problem, leg) for problem in problems for leg in CHECKED]

@@ -18,10 +18,11 @@ def markdown(results: dict) -> str:
   lines += ["Made by `python benchmarks/gpu/kernels.py`."]
   if results["dry_run"]:
     lines += ["", "**A dry run in the interpreter: times mean nothing.**"]
-  lines += ["", "## Correctness", "", "| model | tokens | leg | error | correct |", "| --- | ---: | --- | ---: | --- |"]
+  lines += ["", "## Correctness", "", "| model | tokens | dtype | leg | error | correct |"]
+  lines += ["| --- | ---: | --- | --- | ---: | --- |"]
   for row in results["correctness"]:
     error = row["error"] if isinstance(row["error"], str) else f"{row['error']:.2e}"
-    lines.append(f"| {row['model']} | {row['tokens']} | {row['leg']} | {error} | {row['correct']} |")
+    lines.append(f"| {row['model']} | {row['tokens']} | {row['dtype']} | {row['leg']} | {error} | {row['correct']} |")
   names = list(dict.fromkeys(row["who"] for row in results["rows"]))
   lines += ["", "## Median microseconds", ""]
   lines += [

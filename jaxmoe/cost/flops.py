@@ -18,9 +18,13 @@ from jaxmoe.kernels import work
 
 
 def executed_flops(deployment: Deployment, *, heaviest_routing: bool = False, kernel: str | None = None) -> PartFlops:
-  """What one device computes: every device the same, or with `gather` as expected, or at most by `heaviest_routing`."""
+  """What one device computes: every device the same, or with `gather` as expected, or at most by `heaviest_routing`.
+
+  Args:
+    kernel: what multiplies the experts' rows, a name in jaxmoe/kernels; None leaves out what only some kernels add.
+  """
   d = deployment
-  rows = expert_rows(d, kernel)
+  rows, products = expert_rows(d, kernel), work.products(kernel, d.job.precision.compute)
   stage = stage_layers(d)[0]
   layers = (
     (attention_operations(d), stage.all),
@@ -30,7 +34,8 @@ def executed_flops(deployment: Deployment, *, heaviest_routing: bool = False, ke
   parts: dict[str, float] = {"attention": 0.0, "router": 0.0, "experts": 0.0}
   for operations, count in layers:
     for op in operations:
-      parts[_PART[op.part]] += d.ticks * count * passes(d, op) * op.flops
+      times = products if op.part == "experts" else 1
+      parts[_PART[op.part]] += d.ticks * count * passes(d, op) * times * op.flops
   return PartFlops(**parts, head=(TRAIN_PASSES if d.train else 1) * head_forward(d))
 
 

@@ -144,7 +144,8 @@ class Comparison:
 
 def compare(deployment: Deployment, target: str, compiled: CompiledStep) -> Comparison:
   """Judges `compiled` by the formulas."""
-  kernel = expert_kernel(deployment, compiled.platform)
+  stood_in = compiled.settings.get("expert kernel") == "einsum"  # where the platform's kernels cannot serve
+  kernel = "einsum" if stood_in else expert_kernel(deployment, compiled.platform)
   checks = [*_bytes(deployment, compiled), *_flops(deployment, kernel, compiled), *_traffic(deployment, compiled)]
   checks += [_least_traffic(deployment, compiled), _least_temporaries(deployment, compiled)]
   return Comparison(

@@ -62,9 +62,15 @@ def output(shape: tuple[int, ...], like) -> jax.ShapeDtypeStruct:
 
 
 def swizzled(rows: int, dtype):
-  """Layout in shared memory: tiles of so many rows by 64 columns, the bytes of each of their rows permuted."""
-  tiling = plgpu.TilingTransform((rows, 64))  # pyright: ignore[reportAbstractUsage]
-  return tiling, plgpu.SwizzleTransform(64 * jnp.dtype(dtype).itemsize)  # pyright: ignore[reportAbstractUsage]
+  """Layout in shared memory: tiles of so many rows by 64 columns or fewer, the bytes of each of their rows permuted."""
+  columns = swizzled_columns(dtype)
+  tiling = plgpu.TilingTransform((rows, columns))  # pyright: ignore[reportAbstractUsage]
+  return tiling, plgpu.SwizzleTransform(columns * jnp.dtype(dtype).itemsize)  # pyright: ignore[reportAbstractUsage]
+
+
+def swizzled_columns(dtype) -> int:
+  """Columns of a tile in shared memory: 64, or as many as have the 128 bytes that the hardware permutes at most."""
+  return min(64, 128 // jnp.dtype(dtype).itemsize)
 
 
 def accumulator(shape: tuple[int, int]):

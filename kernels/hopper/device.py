@@ -4,7 +4,7 @@ import dataclasses
 
 import jax
 
-DTYPES = ("bfloat16", "float16")
+DTYPES = ("bfloat16", "float16", "float32")
 HOPPER = ("H100", "H200", "H800", "H20", "GH200")  # parts of device names
 
 
@@ -35,10 +35,10 @@ def current() -> Device:
 
 
 def check_dtypes(*arrays):
-  """Two-byte floats of one dtype; what else is sound, these kernels cannot serve."""
+  """Floats of one dtype, of two bytes or four; what else is sound, these kernels cannot serve."""
   names = {array.dtype.name for array in arrays}
   if len(names) != 1 or not names <= set(DTYPES):
     raise NotImplementedError(
-      f"the Hopper kernels multiply {' or '.join(DTYPES)}, got {' and '.join(sorted(names))};"
+      f"the Hopper kernels multiply {', '.join(DTYPES)}, got {' and '.join(sorted(names))};"
       " cast the operands, or name another implementation"
     )

@@ -11,6 +11,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxmoe.kernels import work
 from jaxmoe.kernels.hopper import compat
 from jaxmoe.kernels.hopper.config import TileShape
+from jaxmoe.kernels.hopper.parts import parts, products
 from jaxmoe.kernels.hopper.ring import each_turn, loop, run
 from jaxmoe.kernels.hopper.staging import store
 from jaxmoe.kernels.hopper.tiles import ALIGN, RowTiles, aligned, row_tiles, visit
@@ -60,7 +61,7 @@ def grouped_rows(
   Rows past the last group are zero: their tiles have no depth to sum over, and the epilogue of zeros is zero.
 
   Args:
-    terms: x_ND with weights EDF, or EFD if `transposed`; every x of one shape, and every weight.
+    terms: x_ND with weights EDF, or EFD if `transposed`; every x of one shape, and every weight; of one dtype.
     epilogue: float32 sums to `outputs` results; elementwise, and 0 at 0.
     approximate: whether the epilogue may use the hardware's exponential and hyperbolic tangent.
   """
@@ -70,6 +71,10 @@ def grouped_rows(
   row_parts, column_parts = shape.parts
   height, width = shape.height // row_parts, shape.width // (beside * column_parts)  # of a consumer's sum
   steps, columns = D // shape.depth, F // (width * column_parts)
+  split = [(parts(aligned(x)), [parts(w) for w in weights]) for x, weights in terms]
+  narrow = split[0][0]
+  pairs = products(len(narrow), len(narrow))
+  passes = len(terms) * len(pairs)
 
   def kernel(tiles_g, terms_g, *outputs_g):
     turns = RowTurns(tiles_g, E, columns, steps, shape.band)
@@ -89,8 +94,9 @@ def grouped_rows(
 
           return loop(depth, lambda k, step: ring.fill(step, lambda stage: copies(k, stage)), step)
 
-        for x_g, weights_g in terms_g:
-          step = copy_term(x_g, weights_g, step)
+        for x_parts, weights_parts in terms_g:
+          for i, j in pairs:
+            step = copy_term(x_parts[i], [w_parts[j] for w_parts in weights_parts], step)
         return step
 
       return turns.each(copy_tile)
@@ -101,7 +107,7 @@ def grouped_rows(
 
       def multiply_tile(turn, step):
         tile, column, row, depth = turns.at(turn)
-        depth = depth * len(terms)
+        depth = depth * passes
         low, high = turns.within(tile, row_part * height, height)
 
         def multiply_steps(*sums):
@@ -132,7 +138,7 @@ def grouped_rows(
 
     w_shape = (width * column_parts, shape.depth) if transposed else (shape.depth, width * column_parts)
     run(
-      [((shape.height, shape.depth), x_ND.dtype), ((beside, *w_shape), x_ND.dtype)],
+      [((shape.height, shape.depth), narrow[0].dtype), ((beside, *w_shape), narrow[0].dtype)],
       stages=shape.stages,
       copies=1 + beside,
       dtype=x_ND.dtype,
@@ -141,17 +147,14 @@ def grouped_rows(
     )
 
   out_type = [compat.output((N, F), x_ND)] * outputs
+  row_bytes, weight_bytes, result_bytes = 2 * D, 2 * beside * E * D * F, x_ND.dtype.itemsize * outputs * N * F
   cost = pl.CostEstimate(
-    flops=2 * N * D * F * beside * len(terms),
-    bytes_accessed=2 * (len(terms) * (N * D + beside * E * D * F) + outputs * N * F),
+    flops=2 * N * D * F * beside * passes,
+    bytes_accessed=passes * (N * row_bytes + weight_bytes) + result_bytes,
     transcendentals=0,
   )
   declared_bytes = work.kernel_bytes(
-    N,
-    E,
-    row_bytes=2 * len(terms) * D,
-    weight_bytes=2 * len(terms) * beside * E * D * F,
-    result_bytes=2 * outputs * N * F,
+    N, E, row_bytes=passes * row_bytes, weight_bytes=passes * weight_bytes, result_bytes=result_bytes
   )
   call = compat.kernel(
     kernel,
@@ -163,4 +166,4 @@ def grouped_rows(
     declared_bytes=declared_bytes,
     approximate=approximate,
   )
-  return call(row_tiles(sizes_E, N, shape.height), [(aligned(x), tuple(weights)) for x, weights in terms])
+  return call(row_tiles(sizes_E, N, shape.height), split)

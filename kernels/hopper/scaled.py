@@ -12,6 +12,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxmoe.kernels import work
 from jaxmoe.kernels.hopper import compat
 from jaxmoe.kernels.hopper.config import CHUNK, WIDENED, TileShape
+from jaxmoe.kernels.hopper.parts import parts, products
 from jaxmoe.kernels.hopper.ring import CONSUMERS, loop, run
 from jaxmoe.kernels.hopper.rows import RowTurns
 from jaxmoe.kernels.hopper.staging import store
@@ -23,8 +24,10 @@ def grouped_rows_scaled(x_ND, w_EDF, scale_EF, sizes_E, *, shape: TileShape, pro
   (N, D), (E, _, F) = x_ND.shape, w_EDF.shape
   row_parts, column_parts = shape.parts
   height, width = shape.height // row_parts, shape.width // column_parts  # of a consumer's sum
+  x_parts = parts(aligned(x_ND))
+  passes = products(len(x_parts), 1)
 
-  def kernel(tiles_g, x_g, w_g, scale_g, y_g):
+  def kernel(tiles_g, x_parts_g, w_g, scale_g, y_g):
     turns = RowTurns(tiles_g, E, F // shape.width, D // shape.depth, shape.band)
 
     def copy(ring, x_s, w_s):
@@ -32,11 +35,16 @@ def grouped_rows_scaled(x_ND, w_EDF, scale_EF, sizes_E, *, shape: TileShape, pro
         tile, column, row, depth = turns.at(turn)
         group, rows, f = tiles_g.group[tile], pl.ds(row, shape.height), pl.ds(column * shape.width, shape.width)
 
-        def copies(k, stage):
-          k = pl.ds(k * shape.depth, shape.depth)
-          return [(x_g.at[rows, k], x_s.at[stage]), (w_g.at[group, k, f], w_s.at[stage])]
+        def copy_part(x_g, step):
+          def copies(k, stage):
+            k = pl.ds(k * shape.depth, shape.depth)
+            return [(x_g.at[rows, k], x_s.at[stage]), (w_g.at[group, k, f], w_s.at[stage])]
 
-        return loop(depth, lambda k, step: ring.fill(step, lambda stage: copies(k, stage)), step)
+          return loop(depth, lambda k, step: ring.fill(step, lambda stage: copies(k, stage)), step)
+
+        for i, _ in passes:
+          step = copy_part(x_parts_g[i], step)
+        return step
 
       return turns.each(copy_tile)
 
@@ -56,6 +64,7 @@ def grouped_rows_scaled(x_ND, w_EDF, scale_EF, sizes_E, *, shape: TileShape, pro
 
       def multiply_tile(turn, step):
         tile, column, row, depth = turns.at(turn)
+        depth = depth * len(passes)
         low, high = turns.within(tile, row_part * height, height)
         at = row + row_part * height, column * shape.width + column_part * width
 
@@ -86,25 +95,32 @@ def grouped_rows_scaled(x_ND, w_EDF, scale_EF, sizes_E, *, shape: TileShape, pro
       turns.each(multiply_tile)
 
     run(
-      [((shape.height, shape.depth), x_ND.dtype), ((shape.depth, shape.width), w_EDF.dtype)],
+      [((shape.height, shape.depth), x_parts[0].dtype), ((shape.depth, shape.width), w_EDF.dtype)],
       stages=shape.stages,
       copies=2,
       dtype=x_ND.dtype,
       copy=copy,
       multiply=multiply,
-      beside=[((WIDENED, shape.depth, shape.width), x_ND.dtype)],
+      beside=[((WIDENED, shape.depth, shape.width), x_parts[0].dtype)],
     )
 
+  row_bytes, weight_bytes, result_bytes = 2 * D, E * (D * F + 4 * F), x_ND.dtype.itemsize * N * F
   call = compat.kernel(
     kernel,
     name="matmul_scaled",
     out_type=compat.output((N, F), x_ND),
     processors=processors,
     rows=N,
-    cost=pl.CostEstimate(flops=2 * N * D * F, bytes_accessed=2 * N * (D + F) + E * (D * F + 4 * F), transcendentals=0),
-    declared_bytes=work.kernel_bytes(N, E, row_bytes=2 * D, weight_bytes=E * (D * F + 4 * F), result_bytes=2 * N * F),
+    cost=pl.CostEstimate(
+      flops=2 * N * D * F * len(passes),
+      bytes_accessed=len(passes) * (N * row_bytes + weight_bytes) + result_bytes,
+      transcendentals=0,
+    ),
+    declared_bytes=work.kernel_bytes(
+      N, E, row_bytes=len(passes) * row_bytes, weight_bytes=len(passes) * weight_bytes, result_bytes=result_bytes
+    ),
   )
-  return call(row_tiles(sizes_E, N, shape.height), aligned(x_ND), w_EDF, scale_EF)
+  return call(row_tiles(sizes_E, N, shape.height), x_parts, w_EDF, scale_EF)
 
 
 def widen(narrow_s, wide_s, consumer):

@@ -13,11 +13,11 @@ SLOTS = 2
 
 
 def staging(consumers: int, dtype):
-  """Two slots a consumer, so that one fills while the other is copied out.
+  """Two slots a consumer, so that one fills while the other is copied out; a row of one has 128 bytes.
 
-  Rows are tiles of their own, because a copy out starts at any row; 64 columns wide, the bytes lie as in 8-row tiles.
+  Rows are tiles of their own, because a copy out starts at any row; 128 bytes wide, they lie as in 8-row tiles.
   """
-  shape = (consumers, SLOTS, CHUNK, CHUNK)
+  shape = (consumers, SLOTS, CHUNK, compat.swizzled_columns(dtype))
   return plgpu.SMEM(shape, dtype, transforms=compat.swizzled(1, dtype))
 
 
@@ -27,17 +27,17 @@ def store(epilogue, sums, outputs_g, staging_s, at, low, high):
   The epilogue is taken chunk by chunk, so that its results never fill the registers.
   """
   (row, column), (rows, columns) = at, sums[0].shape
-  slots = itertools.cycle(range(SLOTS))
+  slots, chunk = itertools.cycle(range(SLOTS)), staging_s.shape[-1]
   plgpu.wait_smem_to_gmem(0, wait_read_only=True)  # the copies of the tile before, long done
-  for r, c in itertools.product(range(0, rows, CHUNK), range(0, columns, CHUNK)):
+  for r, c in itertools.product(range(0, rows, CHUNK), range(0, columns, chunk)):
     within = jnp.clip(low - r, 0, CHUNK), jnp.clip(high - r, 0, CHUNK)
-    results = epilogue(*(sum_[r : r + CHUNK, c : c + CHUNK] for sum_ in sums))
+    results = epilogue(*(sum_[r : r + CHUNK, c : c + chunk] for sum_ in sums))
     for result, out_g in zip(results, outputs_g, strict=True):
       slot_s = staging_s.at[next(slots)]
       plgpu.wait_smem_to_gmem(SLOTS - 1, wait_read_only=True)  # the copy from this slot has read it
       slot_s[...] = result.astype(slot_s.dtype)
       plgpu.commit_smem()
-      _copy_rows(slot_s, out_g.at[:, pl.ds(column + c, CHUNK)], row + r, *within)
+      _copy_rows(slot_s, out_g.at[:, pl.ds(column + c, chunk)], row + r, *within)
 
 
 def _copy_rows(slot_s, out_g, row, low, high):

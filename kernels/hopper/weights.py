@@ -8,6 +8,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxmoe.kernels import work
 from jaxmoe.kernels.hopper import compat
 from jaxmoe.kernels.hopper.config import CHUNK, TileShape
+from jaxmoe.kernels.hopper.parts import parts, products
 from jaxmoe.kernels.hopper.ring import CONSUMERS, each_turn, loop, run
 from jaxmoe.kernels.hopper.staging import store
 from jaxmoe.kernels.hopper.tiles import ALIGN, aligned, group_rows, visit
@@ -23,8 +24,10 @@ def grouped_weights(x_ND, y_NF, sizes_E, *, shape: TileShape, processors: int):
   height_parts, width_parts = shape.parts
   height, width = shape.height // height_parts, shape.width // width_parts  # of a consumer's sum
   tiles, columns = D // shape.height, F // shape.width
+  x_parts, y_parts = parts(aligned(x_ND)), parts(aligned(y_NF))
+  pairs, dtype = products(len(x_parts), len(y_parts)), x_parts[0].dtype
 
-  def kernel(groups_g, x_g, y_g, w_g):
+  def kernel(groups_g, x_parts_g, y_parts_g, w_g):
     def tile_of(turn):
       """(group, tile, column, first row, blocks of rows: none for an empty group)."""
       place, within = (divide(turn, jnp.int32(tiles * columns)) for divide in (lax.div, lax.rem))
@@ -39,11 +42,16 @@ def grouped_weights(x_ND, y_NF, sizes_E, *, shape: TileShape, processors: int):
         _, tile, column, row, blocks = tile_of(turn)
         d, f = pl.ds(tile * shape.height, shape.height), pl.ds(column * shape.width, shape.width)
 
-        def copies(k, stage):
-          rows = pl.ds(pl.multiple_of(row + k * shape.depth, ALIGN), shape.depth)
-          return [(x_g.at[rows, d], x_s.at[stage]), (y_g.at[rows, f], y_s.at[stage])]
+        def copy_pair(x_g, y_g, step):
+          def copies(k, stage):
+            rows = pl.ds(pl.multiple_of(row + k * shape.depth, ALIGN), shape.depth)
+            return [(x_g.at[rows, d], x_s.at[stage]), (y_g.at[rows, f], y_s.at[stage])]
 
-        return loop(blocks, lambda k, step: ring.fill(step, lambda stage: copies(k, stage)), step)
+          return loop(blocks, lambda k, step: ring.fill(step, lambda stage: copies(k, stage)), step)
+
+        for i, j in pairs:
+          step = copy_pair(x_parts_g[i], y_parts_g[j], step)
+        return step
 
       return every_turn(copy_tile)
 
@@ -54,11 +62,13 @@ def grouped_weights(x_ND, y_NF, sizes_E, *, shape: TileShape, processors: int):
       def multiply_tile(turn, step):
         group, tile, column, row, blocks = tile_of(turn)
         start, end = groups_g.start[group], groups_g.end[group]
+        depth = blocks * len(pairs)
 
         def multiply_blocks(sum_):
           def multiply_block(k, _):
             stage = ring.take(step + k)
-            low, high = start - row - k * shape.depth, end - row - k * shape.depth
+            begin = row + (lax.rem(k, blocks) if len(pairs) > 1 else k) * shape.depth
+            low, high = start - begin, end - begin
 
             @pl.when((low > 0) | (high < shape.depth))
             def _():
@@ -70,14 +80,14 @@ def grouped_weights(x_ND, y_NF, sizes_E, *, shape: TileShape, processors: int):
             plgpu.wgmma_wait(1)  # only this block's is under way: the block before it has been read
             pl.when(k > 0)(lambda: ring.release(step + k - 1))
 
-          loop(blocks, multiply_block, None)
+          loop(depth, multiply_block, None)
           plgpu.wgmma_wait(0)
-          pl.when(blocks > 0)(lambda: ring.release(step + blocks - 1))
+          pl.when(depth > 0)(lambda: ring.release(step + depth - 1))
           at = tile * shape.height + height_part * height, column * shape.width + width_part * width
           store(lambda sum_: (sum_,), [sum_[...]], [w_g.at[group]], staging_s, at, 0, height)
 
         pl.run_scoped(multiply_blocks, compat.accumulator((height, width)))
-        return step + blocks
+        return step + depth
 
       every_turn(multiply_tile)
 
@@ -85,7 +95,7 @@ def grouped_weights(x_ND, y_NF, sizes_E, *, shape: TileShape, processors: int):
       return each_turn(E * tiles * columns, body, jnp.int32(0))
 
     run(
-      [((shape.depth, shape.height), x_ND.dtype), ((shape.depth, shape.width), y_NF.dtype)],
+      [((shape.depth, shape.height), dtype), ((shape.depth, shape.width), dtype)],
       stages=shape.stages,
       copies=2,
       dtype=x_ND.dtype,
@@ -94,8 +104,11 @@ def grouped_weights(x_ND, y_NF, sizes_E, *, shape: TileShape, processors: int):
     )
 
   out_type = compat.output((E, D, F), x_ND)
-  cost = pl.CostEstimate(flops=2 * N * D * F, bytes_accessed=2 * (N * D + N * F + E * D * F), transcendentals=0)
-  declared_bytes = work.kernel_bytes(N, E, row_bytes=2 * (D + F), weight_bytes=0, result_bytes=2 * E * D * F)
+  row_bytes, result_bytes = 2 * len(pairs) * (D + F), x_ND.dtype.itemsize * E * D * F
+  cost = pl.CostEstimate(
+    flops=2 * N * D * F * len(pairs), bytes_accessed=N * row_bytes + result_bytes, transcendentals=0
+  )
+  declared_bytes = work.kernel_bytes(N, E, row_bytes=row_bytes, weight_bytes=0, result_bytes=result_bytes)
   call = compat.kernel(
     kernel,
     name="weight_gradient",
@@ -105,7 +118,7 @@ def grouped_weights(x_ND, y_NF, sizes_E, *, shape: TileShape, processors: int):
     cost=cost,
     declared_bytes=declared_bytes,
   )
-  return call(group_rows(sizes_E, N), aligned(x_ND), aligned(y_NF))
+  return call(group_rows(sizes_E, N), x_parts, y_parts)
 
 
 def zero_outside(blocks_s, low, high, consumer):
