@@ -77,9 +77,9 @@ def grouped_rows_scaled(x_ND, w_EDF, scale_EF, sizes_E, *, shape: TileShape, pro
             plgpu.wgmma(sum_, x_s.at[stage, mine_x], wide_s.at[buffer, :, mine_w])
 
           loop(depth, multiply_step, None)
+          factor_F = column_scales(scale_g, tiles_g.group[tile], at[1], width)  # read while the last step is multiplied
           plgpu.wgmma_wait(0)
           pl.when(depth > 0)(lambda: ring.release(step + depth - 1))
-          factor_F = column_scales(scale_g, tiles_g.group[tile], at[1], width)
           scaled = sum_[...] * lax.broadcast_in_dim(factor_F, (height, width), (1,))
           store(lambda sum_: (sum_,), [scaled], [y_g], staging_s, at, low, high)
 
@@ -128,7 +128,8 @@ def widen(narrow_s, wide_s, consumer):
   half = narrow_s.shape[1] // CONSUMERS
   for c in range(0, half, CHUNK):
     chunk = pl.ds(consumer * half + c, CHUNK)
-    wide_s[:, chunk] = narrow_s[:, chunk].astype(jnp.float32).astype(wide_s.dtype)
+    narrow = plgpu.load(narrow_s.at[:, chunk], layout=plgpu.Layout.WGMMA_UPCAST_4X)  # 8 values a thread side by side
+    wide_s[:, chunk] = narrow.astype(jnp.float32).astype(wide_s.dtype)
   plgpu.commit_smem()
 
 

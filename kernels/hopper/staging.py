@@ -43,7 +43,8 @@ def store(epilogue, sums, outputs_g, staging_s, at, low, high):
 def _copy_rows(slot_s, out_g, row, low, high):
   """Copy rows `low` up to `high` of a slot: all of them in one copy, fewer in one for each bit of their count.
 
-  The length of a copy is static, hence the bits. Their copies are awaited, so at most one is ever under way.
+  The length of a copy is static, hence the bits. All copies of a slot are one group, which `store` waits for; to the
+  interpreter a group without copies is none, so it is made up for by waiting at once.
   """
 
   def copy(low, length):
@@ -62,4 +63,7 @@ def _copy_rows(slot_s, out_g, row, low, high):
       start = start + ((high - low) & length)
       length //= 2
     plgpu.commit_smem_to_gmem_group()
-    plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+
+    @pl.when(high <= low)
+    def _():
+      plgpu.wait_smem_to_gmem(0, wait_read_only=True)
