@@ -82,7 +82,7 @@ ENTRY main {{
   assert matmul_flops(module).total == 2 * 5 * 16 * 48 * 32
 
 
-TWINS = """HloModule twins
+EQUAL_KERNELS = """HloModule equal_kernels
 ENTRY main {
   x = f32[8,8] parameter(0)
   y = f32[8,8] custom-call(x), custom_call_target="k", backend_config="code", metadata={op_name="jit(f)/SCOPE/k"}
@@ -95,14 +95,14 @@ LOST = (
 )
 
 
-def twins(lost=LOST, other=SCOPE):
-  return Module.from_text(TWINS.replace("SCOPE", SCOPE).replace("OTHER", other).replace("LOST", lost))
+def equal_kernels(lost=LOST, other=SCOPE):
+  return Module.from_text(EQUAL_KERNELS.replace("SCOPE", SCOPE).replace("OTHER", other).replace("LOST", lost))
 
 
 def test_a_kernel_that_lost_its_name_does_what_its_equals_declare():
-  assert matmul_flops(twins()).total == 3 * 2
-  assert matmul_flops(twins(), AT_MOST).total == 3 * 7
-  assert memory_traffic(twins()).total == 3 * 300
+  assert matmul_flops(equal_kernels()).total == 3 * 2
+  assert matmul_flops(equal_kernels(), AT_MOST).total == 3 * 7
+  assert memory_traffic(equal_kernels()).total == 3 * 300
 
 
 @pytest.mark.parametrize(
@@ -117,13 +117,13 @@ def test_a_kernel_that_lost_its_name_does_what_its_equals_declare():
 )
 def test_no_other_kernel_speaks_for_it(here, there):
   with pytest.raises(UnknownOperation, match=r"custom call '(k|another)' \(w, .*\) declares no work; declare it"):
-    matmul_flops(twins(LOST.replace(here, there)))
+    matmul_flops(equal_kernels(LOST.replace(here, there)))
 
 
 def test_equals_that_differ_do_not_speak_for_it():
   differing = r"\(w, k\) declares no work, and kernels equal to it .* differing .*expected=2,.*expected=3,"
   with pytest.raises(UnknownOperation, match=differing):
-    matmul_flops(twins(other=OTHER))
+    matmul_flops(equal_kernels(other=OTHER))
 
 
 RECOMPUTED = """HloModule recomputed

@@ -21,12 +21,12 @@ from jaxmoe.xla.attribution import KEPT, Facts, Sizes, class_of
 from jaxmoe.xla.compare import compare
 from jaxmoe.xla.compiled import compile_step
 from jaxmoe.xla.compiled_step import CompiledStep
-from jaxmoe.xla.dimensions import explained
 from jaxmoe.xla.hlo import Module
 from jaxmoe.xla.memory import compiled_memory
 from jaxmoe.xla.partitioned import compile_with_dumps
 from jaxmoe.xla.program import build_program
 from jaxmoe.xla.temporaries import SCRATCH
+from jaxmoe.xla.temporary_sizes import explained
 
 # No two lengths of one device are equal, so that a shape says what an array is.
 SIZES = {"d_model": 48, "num_heads": 6, "num_kv_heads": 6, "head_dim": 20, "d_expert": 56, "vocab_size": 352}

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from jaxmoe.xla import between_slices, groups, opcodes
 from jaxmoe.xla.between_slices import Slices
 from jaxmoe.xla.declared import NOTHING, Declared
-from jaxmoe.xla.held import is_halo, program_shape
 from jaxmoe.xla.hlo import Instruction, Module, item_bytes
 from jaxmoe.xla.loops import Frame
 from jaxmoe.xla.overlap import Overlap, Overlaps, continues, is_asynchronous
+from jaxmoe.xla.padding import is_halo, program_shape
 from jaxmoe.xla.walk import Visit, walk
 
 

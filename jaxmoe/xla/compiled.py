@@ -21,7 +21,6 @@ from jaxmoe.xla.child import resident_bytes
 from jaxmoe.xla.collectives import collectives
 from jaxmoe.xla.compiled_step import PARTS, CompiledStep
 from jaxmoe.xla.declared import AT_MOST
-from jaxmoe.xla.dimensions import explained, sizes_of
 from jaxmoe.xla.elementwise import elementwise_work
 from jaxmoe.xla.failed import refused
 from jaxmoe.xla.flops import FlopCount, matmul_flops
@@ -32,6 +31,7 @@ from jaxmoe.xla.memory import compiled_memory
 from jaxmoe.xla.partitioned import compile_with_dumps
 from jaxmoe.xla.program import Program, build_program
 from jaxmoe.xla.target import CPU, Target, expert_kernel, versions
+from jaxmoe.xla.temporary_sizes import explained, sizes_of
 from jaxmoe.xla.traced_step import class_bytes, traced_step
 from jaxmoe.xla.traffic import Traffic, memory_traffic
 

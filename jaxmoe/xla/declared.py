@@ -5,8 +5,8 @@ import re
 from collections.abc import Mapping
 
 from jaxmoe.xla import opcodes, scopes
+from jaxmoe.xla.equal_kernels import kernel_scope
 from jaxmoe.xla.hlo import Instruction, Module
-from jaxmoe.xla.twins import kernel_scope
 
 _NUMBER = r"[\d.e+-]+"
 _DECLARATION = re.compile(

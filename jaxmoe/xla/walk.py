@@ -5,7 +5,7 @@ import functools
 import math
 from collections.abc import Callable, Iterable, Iterator
 
-from jaxmoe.xla import opcodes, scopes, twins
+from jaxmoe.xla import equal_kernels, opcodes, scopes
 from jaxmoe.xla.declared import AT_MOST, NOTHING, Declared, custom_call_flops
 from jaxmoe.xla.hlo import Instruction, Module, without_collector
 from jaxmoe.xla.loops import Frame, Site, trip_count
@@ -160,7 +160,7 @@ class _Walker:
         raise UnknownOperation(self._undeclared(target, x, frame))
 
   def _undeclared(self, target: str, x: Instruction, frame: Frame) -> str:
-    different = twins.scopes_of_equals(self._module, x)
+    different = equal_kernels.scopes_of_equals(self._module, x)
     return (
       f"custom call {target!r} ({frame.place(self._module, x)}) declares no work"
       + (f", and kernels equal to it declare differing work ({', '.join(sorted(different))})" if different else "")
