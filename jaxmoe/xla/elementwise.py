@@ -59,7 +59,7 @@ def elementwise_work(module: Module, declared: Declared = NOTHING) -> Elementwis
   for visit in walk(module, declared, weight=counter.weight):
     work = counter.once(visit.instruction)
     if work is not _NONE:
-      path = "/".join(scopes.path(visit.op_name))
+      path = scopes.joined_path(visit.op_name)
       flops[path] += visit.count * work.flops
       transcendentals[path] += visit.count * work.transcendentals
   return ElementwiseCount(

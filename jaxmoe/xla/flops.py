@@ -53,7 +53,7 @@ def matmul_flops(module: Module, declared: Declared = NOTHING) -> FlopCount:
   for visit in walk(module, declared, weight=counter.flops):
     flops = counter.flops(visit)
     if flops:
-      by_scope["/".join(scopes.path(visit.op_name))] += flops
+      by_scope[scopes.joined_path(visit.op_name)] += flops
       bound += flops * visit.bound
       copies.add(visit, flops)
   return FlopCount(total=sum(by_scope.values()), by_scope=dict(by_scope), bound=bound, recomputed=copies.recomputed)

@@ -35,6 +35,11 @@ def path(op_name: str) -> tuple[str, ...]:
   return tuple(part for part, _ in itertools.groupby(parts))
 
 
+def joined_path(op_name: str) -> str:
+  """`path` as one text, `layer/attention`; empty without scopes."""
+  return "/".join(path(op_name))
+
+
 def innermost(op_name: str) -> str:
   """The last of `path`; empty without scopes."""
   return (path(op_name) or ("",))[-1]

@@ -61,7 +61,7 @@ def memory_traffic(module: Module, declared: Declared = NOTHING) -> Traffic:
       continue
     read, written = read + visit.count * sum(reads), written + visit.count * writes
     bound += total * visit.bound
-    by_scope["/".join(scopes.path(visit.op_name))] += total
+    by_scope[scopes.joined_path(visit.op_name)] += total
     for operand, size in zip(visit.instruction.operands, reads, strict=False):
       argument = buffers.argument(operand, visit.frame) if size else None
       if argument is not None:

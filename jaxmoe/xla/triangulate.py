@@ -92,7 +92,7 @@ def _formula(d: Deployment, check: Check) -> list[Item]:
 def _by_scope(operations: _Operations) -> list[Item]:
   totals: dict[tuple[str, str], float] = collections.defaultdict(float)
   for one in operations:
-    totals[one.name, _scope(one)] += _total(one)
+    totals[one.name, scopes.joined_path(one.op_name)] += _total(one)
   return _largest(Item("program", *key, total) for key, total in totals.items())
 
 
@@ -105,16 +105,12 @@ def _only(side: Side, mine: _Operations, others: _Operations) -> list[Item]:
     met[amount] -= 1
     if met[amount] < 0:
       line = one.place if isinstance(one, Collective) else one.source
-      left.append(Item(side, one.name, _scope(one), _total(one), line))
+      left.append(Item(side, one.name, scopes.joined_path(one.op_name), _total(one), line))
   return _largest(left)
 
 
 def _largest(items: Iterable[Item]) -> list[Item]:
   return sorted(items, key=lambda item: -item.total)[:MOST_NAMED]
-
-
-def _scope(one: Matmul | Collective) -> str:
-  return "/".join(scopes.path(one.op_name))
 
 
 def _total(one: Matmul | Collective) -> float:
