@@ -4,7 +4,7 @@ import dataclasses
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from jaxmoe.xla import scopes
 
@@ -80,94 +80,99 @@ class Facts:
 
 def class_of(facts: Facts, sizes: Sizes) -> str:
   """One of `CLASSES`; the first rule that holds decides."""
-  within = {scope for name in facts.names for scope in scopes.path(name)}
-  backward = any(_BACKWARD.search(name) for name in facts.names)
   if facts.argument:
     return _OF_ARGUMENTS[facts.argument]
-  if not _carries_numbers(facts):
-    return INDICES
-  if "optimizer" in within and not backward:
-    return OPTIMIZER
-  if not sizes.train and _is_cache(facts, sizes):
-    return CACHE
-  if _is_weight(facts, sizes):
-    if backward or (facts.crosses and not any(_STACKS.search(name) for name in facts.names)):
-      return GRADIENTS
-    if not within and (sizes.tokens not in facts.dims or len(_long(facts.dims)) > 2):
-      return WEIGHTS
-  if backward and len(facts.dims) == 1 and _elements(facts) > sizes.d_model:
-    return GRADIENTS  # several, joined for one collective
-  return _of_activation(facts, sizes, within, kept=facts.crosses and not backward)
+  buffer = _Computed(facts, sizes)
+  return next((name for holds, name in _RULES if holds(buffer)), UNKNOWN)
 
 
-def _of_activation(facts: Facts, sizes: Sizes, within: set[str], *, kept: bool) -> str:
-  if within & {"head", "loss"} and _is_logits(facts, sizes):
-    return LOGITS
-  if _is_scores(facts, sizes, within):
-    return SCORES
-  if kept:
-    return KEPT
-  if within & {"experts", "router"} and _is_dispatched(facts, sizes):
-    return DISPATCH
-  if within or _elements(facts) % sizes.d_model == 0:
-    return WORKING
-  counts = {sizes.experts, 2 * sizes.experts + 1} & {*facts.dims}  # what the balance of experts is judged by
-  return INDICES if len(facts.dims) < 2 or counts else UNKNOWN
+class _Computed:
+  """What the rules ask of a buffer that is no argument's."""
+
+  def __init__(self, facts: Facts, sizes: Sizes):
+    self.names, self.dtype, self.dims, self.sizes = facts.names, facts.dtype, facts.dims, sizes
+    self.within = {scope for name in facts.names for scope in scopes.path(name)}
+    self.backward = self.made_by(_BACKWARD)
+    self.kept = facts.crosses and not self.backward
+    self.elements = math.prod(facts.dims)
+    self.long = _long(facts.dims)
+
+  def made_by(self, pattern: re.Pattern[str]) -> bool:
+    return any(pattern.search(name) for name in self.names)
+
+  def inside(self, *parts: str) -> bool:
+    return not self.within.isdisjoint(parts)
+
+  def carries_numbers(self) -> bool:
+    """Floats; or words that a collective packs 8- or 16-bit floats into."""
+    return bool(_FLOATING.match(self.dtype)) or (self.dtype.startswith("u") and self.made_by(_COLLECTIVE))
+
+  def is_cache(self) -> bool:
+    """Keys or values: those of attention's own work count only in decode, where they can come from nowhere else."""
+    wanted = Counter(_long((self.sizes.keys, self.sizes.kv_heads, self.sizes.cached)))
+    if self.sizes.train or wanted - Counter(self.dims):
+      return False
+    elsewhere = not self.names or any("attention" not in scopes.path(name) for name in self.names)
+    return self.sizes.decode or elsewhere or self.made_by(_PLACES_IN_CACHE)
+
+  def is_weight_shaped(self) -> bool:
+    """Has the dimensions of a parameter: whole, or of one layer."""
+    return any(self.long in (_long(weight), _long(weight[1:])) for weight in self.sizes.weights)
+
+  def is_gradient(self) -> bool:
+    """Of one parameter; or of several, joined for one collective."""
+    if self.is_weight_shaped() and (self.backward or (self.kept and not self.made_by(_STACKS))):
+      return True
+    return self.backward and len(self.dims) == 1 and self.elements > self.sizes.d_model
+
+  def is_weight(self) -> bool:
+    unlike_tokens = self.sizes.tokens not in self.dims or len(self.long) > 2
+    return self.is_weight_shaped() and not self.within and unlike_tokens
+
+  def is_logits(self) -> bool:
+    """As wide as the vocabulary; where the model is as wide, by what makes them."""
+    if not self.inside("head", "loss") or self.sizes.vocabulary not in self.dims:
+      return False
+    return self.sizes.vocabulary != self.sizes.d_model or self.inside("loss") or self.made_by(_TO_LOGITS)
+
+  def is_scores(self) -> bool:
+    """Heads by keys, and no dimension of what a head or a token is wide."""
+    sizes, rest = self.sizes, Counter(self.dims) - Counter((self.sizes.keys,))
+    if sizes.keys not in self.dims or sizes.cached in rest:
+      return False
+    if self.made_by(_TO_SCORES):
+      return True
+    if "attention" not in self.within and (self.within or len(self.long) < 4 or sizes.keys == sizes.d_model):
+      return False  # without a scope, of as many tokens as the model is wide, it is what layers hand on
+    heads = {sizes.heads, sizes.kv_heads} & {*rest, 1}
+    return bool(heads) and sizes.d_model not in rest and len(self.long) > 1
+
+  def is_dispatched(self) -> bool:
+    """Rows as wide as the model, more than there are tokens, and not hidden ones."""
+    rows, rest = divmod(self.elements, self.sizes.d_model)
+    wide = Counter(self.dims) - Counter((self.sizes.d_model,))
+    hidden = self.made_by(_HIDDEN) or self.sizes.hidden in wide
+    return self.inside("experts", "router") and not rest and rows > self.sizes.tokens and not hidden
+
+  def is_counts(self) -> bool:
+    """At most one dimension, or as long as what the balance of experts is judged by."""
+    return len(self.dims) < 2 or not {self.sizes.experts, 2 * self.sizes.experts + 1}.isdisjoint(self.dims)
 
 
-def _carries_numbers(facts: Facts) -> bool:
-  """Floats; or words that a collective packs 8- or 16-bit floats into."""
-  packed = facts.dtype.startswith("u") and any(_COLLECTIVE.search(name) for name in facts.names)
-  return packed or bool(_FLOATING.match(facts.dtype))
-
-
-def _elements(facts: Facts) -> int:
-  return math.prod(facts.dims)
+_RULES: tuple[tuple[Callable[[_Computed], bool], str], ...] = (
+  (lambda b: not b.carries_numbers(), INDICES),
+  (lambda b: b.inside("optimizer") and not b.backward, OPTIMIZER),
+  (_Computed.is_cache, CACHE),
+  (_Computed.is_gradient, GRADIENTS),
+  (_Computed.is_weight, WEIGHTS),
+  (_Computed.is_logits, LOGITS),
+  (_Computed.is_scores, SCORES),
+  (lambda b: b.kept, KEPT),
+  (_Computed.is_dispatched, DISPATCH),
+  (lambda b: bool(b.within) or b.elements % b.sizes.d_model == 0, WORKING),
+  (_Computed.is_counts, INDICES),
+)
 
 
 def _long(dims: Sequence[int]) -> list[int]:
   return sorted(length for length in dims if length > 1)
-
-
-def _is_weight(facts: Facts, sizes: Sizes) -> bool:
-  """Has the dimensions of a parameter: whole, or of one layer."""
-  dims = _long(facts.dims)
-  return any(dims in (_long(weight), _long(weight[1:])) for weight in sizes.weights)
-
-
-def _is_cache(facts: Facts, sizes: Sizes) -> bool:
-  """Keys or values: those of attention's own work count only in decode, where they can come from nowhere else."""
-  wanted = Counter(_long((sizes.keys, sizes.kv_heads, sizes.cached)))
-  if wanted - Counter(facts.dims):
-    return False
-  moved = any(_PLACES_IN_CACHE.search(name) for name in facts.names)
-  return sizes.decode or moved or not all("attention" in scopes.path(name) for name in facts.names) or not facts.names
-
-
-def _is_logits(facts: Facts, sizes: Sizes) -> bool:
-  """As wide as the vocabulary; where the model is as wide, by what makes them."""
-  if sizes.vocabulary != sizes.d_model:
-    return sizes.vocabulary in facts.dims
-  made = any("loss" in scopes.path(name) or _TO_LOGITS.search(name) for name in facts.names)
-  return made and sizes.vocabulary in facts.dims
-
-
-def _is_scores(facts: Facts, sizes: Sizes, within: set[str]) -> bool:
-  """Heads by keys, and no dimension of what a head or a token is wide."""
-  rest = Counter(facts.dims) - Counter((sizes.keys,))
-  if sizes.keys not in facts.dims or sizes.cached in rest:
-    return False
-  if any(_TO_SCORES.search(name) for name in facts.names):
-    return True
-  if "attention" not in within and (within or len(_long(facts.dims)) < 4 or sizes.keys == sizes.d_model):
-    return False  # without a scope, of as many tokens as the model is wide, it is what layers hand on
-  heads = {sizes.heads, sizes.kv_heads} & {*rest, 1}
-  return bool(heads) and sizes.d_model not in rest and len(_long(facts.dims)) > 1
-
-
-def _is_dispatched(facts: Facts, sizes: Sizes) -> bool:
-  """Rows as wide as the model, more than there are tokens, and not hidden ones."""
-  rows, rest = divmod(_elements(facts), sizes.d_model)
-  hidden = any(_HIDDEN.search(name) for name in facts.names)
-  wide = Counter(facts.dims) - Counter((sizes.d_model,))
-  return not rest and rows > sizes.tokens and not hidden and sizes.hidden not in wide
