@@ -8,7 +8,7 @@ import pathlib
 import jax
 import numpy as np
 from jax.experimental import topologies
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, PartitionSpec
 
 from jaxmoe.meshes.axes import AXES
 from jaxmoe.meshes.errors import MissingError, UsageError
@@ -77,10 +77,6 @@ def cuda_devices(generation: str, hosts: int, gpus: int) -> list:
 def spec(rules: PartitionRules, role: str, letters: str) -> PartitionSpec:
   """`spec(rules, "expert", "LEDF") == PartitionSpec("stage", "expert", None, "tensor")`."""
   return PartitionSpec(*(_entry(axes) for axes in rules.partition(role, letters)))
-
-
-def sharding(mesh: Mesh, rules: PartitionRules, role: str, letters: str) -> NamedSharding:
-  return NamedSharding(mesh, spec(rules, role, letters))
 
 
 def _entry(axes: tuple[str, ...]) -> str | tuple[str, ...] | None:

@@ -12,7 +12,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSha
 from jaxmoe.meshes.build import cuda_devices, topology_devices
 from jaxmoe.xla import cuda
 from jaxmoe.xla.hlo import Module
-from jaxmoe.xla.partitioned import compile_with_partitioned
+from jaxmoe.xla.partitioned import compile_with_dumps
 
 STAGES = ("partitioned", "optimised")
 WITH_TPU = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="the extra tpu is not installed")
@@ -24,7 +24,7 @@ TARGETS = ("cpu", pytest.param("tpu", marks=WITH_TPU), pytest.param("cuda", mark
 def modules(function, *arguments, **jit_options) -> dict[str, Module]:
   """The program as partitioned and as optimised, by name."""
   lowered = jax.jit(function, **jit_options).lower(*arguments)
-  compiled, partitioned = compile_with_partitioned(lowered)
+  compiled, partitioned, _ = compile_with_dumps(lowered)
   return {"partitioned": partitioned, "optimised": Module.from_compiled(compiled)}
 
 

@@ -1,6 +1,7 @@
 """The catalogue: every file loads, says where its numbers come from, and quotes what it claims."""
 
 import json
+import re
 
 import pytest
 from numerals import PRINTED, quoted_values
@@ -152,12 +153,20 @@ def test_a_deployment_may_name_a_model_of_the_catalogue(tmp_path, model):
   assert load_deployment(str(tmp_path / "p.yaml")).model == load_model(model)
 
 
-@pytest.mark.parametrize("load", [load_model, load_cluster, load_deployment])
-def test_an_unknown_name_lists_the_known(load):
-  with pytest.raises(UsageError, match="expected a path to a file"):
+UNKNOWN = {
+  "mixtral": (load_model, (*model_names(), *deployment_names())),
+  "dgx-h100": (load_cluster, cluster_names()),
+  "EP64-TP2": (load_deployment, deployment_names()),
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_an_unknown_name_lists_the_known(name):
+  load, known = UNKNOWN[name]
+  with pytest.raises(UsageError, match=rf"expected a path to a file .* or one of {re.escape(', '.join(known))}$"):
     load("nonsense")
   with pytest.raises(UsageError, match="did you mean"):
-    load({load_model: "mixtral", load_cluster: "dgx-h100", load_deployment: "EP64-TP2"}[load])
+    load(name)
 
 
 def test_verbs_write_one_json_document(capsys):

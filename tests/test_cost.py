@@ -14,7 +14,6 @@ from jaxmoe.cost.memory import cache_bytes, logit_bytes, memory
 from jaxmoe.cost.network import collective_s
 from jaxmoe.cost.parameters import (
   active_parameters,
-  local_parameter_bytes,
   parameter_tensors,
   parameters_by_class,
   total_parameters,
@@ -99,7 +98,7 @@ def test_eight_bit_weights_keep_norms_and_routers_in_16_bits():
   d = load_deployment("ep64_tp2")
   sensitive = 16 * 1024 * 64 + 16 * 2 * 1024 + 1024  # router and norms, whole on each device
   rest = 16 * 4 * 1024 * 1024 // 2 + 16 * 2 * 1024 * 2048 // 2 + 2 * 32768 * 1024 // 2
-  assert local_parameter_bytes(d.model, d.rules, d.job.precision) == 2 * sensitive + rest
+  assert memory(d).parameters == 2 * sensitive + rest
 
 
 def test_cache_by_hand():

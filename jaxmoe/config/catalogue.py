@@ -1,7 +1,7 @@
 """Models, clusters and deployments by name from the installed catalogue, or by path from a user's file."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -147,14 +147,21 @@ def _open(kind: str, name_or_path: str, *, beside: Path | None = None) -> tuple[
   if _is_path(name_or_path):
     path = _file_of(Path(beside or "") / Path(name_or_path).expanduser())
     return read_mapping(path), str(path), path.parent
-  known = sorted({*entries, *(_entries("deployments") if kind == "models" else ())})
+  known = _known(kind)
   raise UsageError(
     f"{_unknown(kind, name_or_path, known)};"
     f" expected a path to a file ({', '.join(_SUFFIXES)}) or one of {', '.join(known)}"
   )
 
 
-def _unknown(kind: str, name: str, known: list[str]) -> str:
+def _known(kind: str) -> tuple[str, ...]:
+  """What `_open` takes; a deployment's name also names its model."""
+  if kind == "models":
+    return (*model_names(), *deployment_names())
+  return cluster_names() if kind == "clusters" else deployment_names()
+
+
+def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
   """That this name is none of its kind; that it is one of another kind, where it is."""
   for other, verb in (("models", " (`jaxmoe model show` takes it)"), ("clusters", ""), ("deployments", "")):
     if name in _entries(other):

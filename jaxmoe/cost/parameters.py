@@ -125,8 +125,3 @@ def parameters_by_class(model: ModelConfig, rules: PartitionRules) -> dict[Param
   for tensor in parameter_tensors(model):
     totals[tensor.parameter_class(rules)] += tensor.count
   return totals
-
-
-def local_parameter_bytes(model: ModelConfig, rules: PartitionRules, precision: Precision) -> int:
-  """Stored weight bytes on one device."""
-  return sum(tensor.local_bytes(rules, precision) for tensor in parameter_tensors(model))

@@ -15,11 +15,6 @@ _PARTITIONED = "*.after_*spmd-partitioning.*.txt"  # on TPU the pass is called t
 _LOWERED = "*.before_optimizations.txt"
 
 
-def compile_with_partitioned(lowered) -> tuple[jax.stages.Compiled, Module]:
-  """The first two of `compile_with_dumps`."""
-  return compile_with_dumps(lowered)[:2]
-
-
 def compile_with_dumps(lowered) -> tuple[jax.stages.Compiled, Module, Assignment | None]:
   """`(compiled, partitioned module, assignment of its buffers)` of a `jax.stages.Lowered`.
 
