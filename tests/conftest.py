@@ -34,5 +34,19 @@ def no_results_of_other_tests():
     entry.unlink()
 
 
+@pytest.fixture(scope="module")
+def tiny_step():
+  """A tiny step with everything in it, compiled: its comparison and its estimate."""
+  import tiny
+
+  from jaxmoe.cost.estimate import estimate
+  from jaxmoe.meshes.strategy import Strategy
+  from jaxmoe.xla.compare import compare
+  from jaxmoe.xla.compiled import compile_step
+
+  d = tiny.deployment(Strategy(stage=2, expert=2, tensor=2), remat="full")
+  return compare(d, "cpu", compile_step(d)), estimate(d)
+
+
 def pytest_unconfigure():
   shutil.rmtree(CACHE, ignore_errors=True)

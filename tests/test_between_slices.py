@@ -172,7 +172,6 @@ def test_payload_over_each_axis(name, turned):
   assert all(one.overlap is not None for one in actual if one.asynchronous)
 
 
-LANES = {"d_model": 256, "head_dim": 128, "d_expert": 512, "vocab_size": 1024}
 STEPS = {
   "data between, training": (Strategy(data=2, expert=2, tensor=2), {"remat": "full"}),
   "stages between, training": (Strategy(stage=2, expert=2, tensor=2), {"remat": "full"}),
@@ -186,7 +185,7 @@ STEPS = {
 def step(name):
   """A deployment and its step on two slices of 2 x 2 chips."""
   strategy, job = STEPS[name]
-  d = tiny.deployment(strategy, "bfloat16", LANES, **{"sequence_length": 256, "capacity_factor": 1.25, **job})
+  d = tiny.whole_tiles(strategy, **job)
   return d, compile_step(d, Target.parse("tpu:v5e:2x2:2").on(d))
 
 

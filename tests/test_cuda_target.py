@@ -1,14 +1,15 @@
 """NVIDIA targets: compiled for without a GPU, read, and compared; skipped where the extra cuda-compile is missing."""
 
 import importlib.util
-import json
 
 import pytest
 import tiny
+from compiled_modules import WITH_CUDA
+from verified_documents import assert_every_document_agrees
 
 from jaxmoe.cli.exit_codes import ExitCode
 from jaxmoe.cli.main import main
-from jaxmoe.config.catalogue import document_names, load_deployment
+from jaxmoe.config.catalogue import load_deployment
 from jaxmoe.meshes.build import CUDA_TARGETS
 from jaxmoe.meshes.errors import MissingError, UsageError
 from jaxmoe.meshes.strategy import Strategy
@@ -18,13 +19,11 @@ from jaxmoe.xla.flops import matmul_flops
 from jaxmoe.xla.hlo import Module
 from jaxmoe.xla.verify import verify
 
-WITH_CUDA = pytest.mark.skipif(cuda.missing() is not None, reason="the extra cuda-compile is not installed")
-LANES = {"d_model": 256, "head_dim": 128, "d_expert": 512, "vocab_size": 1024}
 STRATEGY = Strategy(stage=2, expert=2, tensor=2)
 
 
 def deployment(dtype="bfloat16", **job):
-  return tiny.deployment(STRATEGY, dtype, LANES, **{"sequence_length": 256, "capacity_factor": 1.25, **job})
+  return tiny.whole_tiles(STRATEGY, dtype, **job)
 
 
 def test_every_generation_is_described():
@@ -134,10 +133,5 @@ def test_the_smallest_document_agrees():
 @WITH_CUDA
 @pytest.mark.slow
 def test_every_document_agrees_on_nvidia(monkeypatch, capsys):
-  monkeypatch.setattr("jaxmoe.config.catalogue.deployment_names", document_names)
-  assert main(["verify", "all", "--target", "cuda", "--json"]) == ExitCode.DONE
-  document = json.loads(capsys.readouterr().out)
-  assert [entry["deployment"] for entry in document["deployments"]] == list(document_names())
-  for entry in document["deployments"]:
-    assert entry["ok"] and entry["checks_held"] == entry["checks"] and entry["notes"] == [cuda.NOT_AUTOTUNED]
-    assert entry["compiler_peak_bytes"] < 6e9
+  entries = assert_every_document_agrees("cuda", monkeypatch, capsys)
+  assert all(entry["notes"] == [cuda.NOT_AUTOTUNED] for entry in entries)

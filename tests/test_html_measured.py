@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from test_html_report import SECTIONS, Page, made  # noqa: F401  (a fixture)
+from html_pages import SECTIONS, Page
 
 from jaxmoe.report.html import page, sections
 from jaxmoe.report.verification import document, tables
@@ -14,9 +14,9 @@ CLOCK = Measured(
 )  # fmt: skip
 
 
-def test_a_measured_step_stands_beside_prediction_and_compiler(made):  # noqa: F811
+def test_a_measured_step_stands_beside_prediction_and_compiler(tiny_step):
   """By hand: 16 sequences of 16 tokens in a quarter of a second."""
-  c, e = made
+  c, e = tiny_step
   c = dataclasses.replace(c, compiled=dataclasses.replace(c.compiled, optimal_s=0.0625))
   text = page(c, e, CLOCK)
   found = Page(text)
@@ -37,9 +37,9 @@ def test_a_measured_step_stands_beside_prediction_and_compiler(made):  # noqa: F
     assert all({"source", "measured"} & set(table.headers) for table in section.tables)
 
 
-def test_a_step_without_a_prediction_of_time_has_a_page(made):  # noqa: F811
+def test_a_step_without_a_prediction_of_time_has_a_page(tiny_step):
   """A reduced copy computes in float32, for which a cluster may state no peak."""
-  c, _ = made
+  c, _ = tiny_step
   found = Page(page(c, None, dataclasses.replace(CLOCK, peak_bytes=None, shares={})))
   assert found.faults == []
   assert [a["id"] for tag, a in found.elements if tag == "section"] == ["measured", "checks", "notes", "versions"]
@@ -48,8 +48,8 @@ def test_a_step_without_a_prediction_of_time_has_a_page(made):  # noqa: F811
   assert rows["matmuls of a device"][0] == c.compiled.traced.flops
 
 
-def test_the_compilers_own_time_stands_beside_the_planners(made):  # noqa: F811
-  c, e = made
+def test_the_compilers_own_time_stands_beside_the_planners(tiny_step):
+  c, e = tiny_step
   said = dataclasses.replace(c, compiled=dataclasses.replace(c.compiled, optimal_s=0.0625))
   name = "the compiler's estimate, loops counted once"
   rates = {row[0]: row[1:] for row in Page(page(said, e)).tables["Rates"]}

@@ -2,13 +2,13 @@
 
 import collections
 import dataclasses
-import html.parser
 import os
 import re
 from importlib import resources
 
 import pytest
 import tiny
+from html_pages import SECTIONS, Page
 
 from jaxmoe.cli.exit_codes import ExitCode
 from jaxmoe.cli.main import main
@@ -25,77 +25,16 @@ from jaxmoe.xla.compare import compare
 from jaxmoe.xla.compiled import compile_step
 
 VERDICTS = {True: "ok", False: "FAILS"}
-VOID = {"meta", "br", "hr", "img", "input", "link"}
-SECTIONS = (
-  "deployment", "memory", "checks", "communication", "flops", "roofline",
-  "pipeline", "placement", "time", "notes", "versions",
-)  # fmt: skip
 
 
-class Page(html.parser.HTMLParser):
-  """What stands in a page: elements with their attributes, tables as rows of cells, and tags that do not match."""
-
-  def __init__(self, text):
-    super().__init__()
-    self.open, self.faults, self.elements, self.tables, self.words = [], [], [], {}, []
-    self.feed(text)
-    self.close()
-    self.faults += [f"<{tag}> stays open" for tag in self.open]
-
-  def handle_starttag(self, tag, attrs):
-    self.elements.append((tag, dict(attrs)))
-    if tag not in VOID:
-      self.open.append(tag)
-    if tag == "table":
-      self.rows, self.caption = [], ""
-    if tag == "tr":
-      self.rows.append([])
-    if tag in ("td", "th"):
-      self.rows[-1].append("")
-    if tag == "data":
-      self.rows_value(float(dict(attrs)["value"]))
-
-  def handle_startendtag(self, tag, attrs):
-    self.elements.append((tag, dict(attrs)))
-
-  def handle_endtag(self, tag):
-    if not self.open or self.open.pop() != tag:
-      self.faults.append(f"</{tag}> at {self.getpos()}")
-    if tag == "table":
-      self.tables[self.caption] = self.rows
-
-  def handle_data(self, data):
-    self.words.append(data)
-    if "caption" in self.open:
-      self.caption += data
-    if self.open and self.open[-1] in ("td", "th"):
-      self.rows[-1][-1] += data
-
-  def rows_value(self, value):
-    """A cell with an exact number holds that in place of its text."""
-    if "td" in self.open:
-      self.rows[-1][-1] = value
-
-  @property
-  def text(self):
-    return "".join(self.words)
-
-
-@pytest.fixture(scope="module")
-def made():
-  """A tiny step with everything in it: a comparison and an estimate."""
-  d = tiny.deployment(Strategy(stage=2, expert=2, tensor=2), remat="full")
-  return compare(d, "cpu", compile_step(d)), estimate(d)
-
-
-def test_every_tag_is_closed_and_every_section_is_there(made):
-  found = Page(page(*made))
+def test_every_tag_is_closed_and_every_section_is_there(tiny_step):
+  found = Page(page(*tiny_step))
   assert found.faults == []
   assert [attributes["id"] for tag, attributes in found.elements if tag == "section"] == list(SECTIONS)
 
 
-def test_nothing_comes_from_outside_and_nothing_runs(made):
-  text = page(*made)
+def test_nothing_comes_from_outside_and_nothing_runs(tiny_step):
+  text = page(*tiny_step)
   elements = Page(text).elements
   assert not {tag for tag, _ in elements} & {"script", "iframe", "object", "embed", "img", "link", "base", "form"}
   names = [name for _, attributes in elements for name in attributes]
@@ -105,18 +44,18 @@ def test_nothing_comes_from_outside_and_nothing_runs(made):
   assert not re.search(r"https?:|url\(|@import|javascript:", text)
 
 
-def test_every_check_and_its_numbers_are_those_of_the_json(made):
-  rows = Page(page(*made)).tables["Predicted and compiled"][1:]
+def test_every_check_and_its_numbers_are_those_of_the_json(tiny_step):
+  rows = Page(page(*tiny_step)).tables["Predicted and compiled"][1:]
   expected = [
     [c["name"], c["axis"] or "-", c["predicted"], c["program"], c["compiled"], c["relative_error"], VERDICTS[c["ok"]]]
-    for c in document(made[0])["checks"]
+    for c in document(tiny_step[0])["checks"]
   ]
   shown = [[*row[:6], row[7]] for row in rows]
   assert [[None if cell == "-" and place == 3 else cell for place, cell in enumerate(row)] for row in shown] == expected
 
 
-def test_memory_rewrites_and_flops_are_those_of_the_json(made):
-  tables, json = Page(page(*made)).tables, document(made[0])
+def test_memory_rewrites_and_flops_are_those_of_the_json(tiny_step):
+  tables, json = Page(page(*tiny_step)).tables, document(tiny_step[0])
   memory = {f"{name}_bytes": size for name, size, _ in tables["As the compiler allocates"][1:]}
   assert {name: memory[name] for name in json["memory_bytes"] if name != "needed_is"} == {
     name: size for name, size in json["memory_bytes"].items() if name != "needed_is"
@@ -129,17 +68,17 @@ def test_memory_rewrites_and_flops_are_those_of_the_json(made):
   assert total[1:] == [json["flops"]["executed"], json["flops"]["useful"]]
 
 
-def test_every_table_of_numbers_says_whose_they_are(made):
+def test_every_table_of_numbers_says_whose_they_are(tiny_step):
   words = ("source", "formula", "program", "compiled", "measured", "document")
-  for section in sections(*made):
+  for section in sections(*tiny_step):
     for table in section.tables:
       if any(isinstance(cell, Number) for row in table.rows for cell in row):
         assert any(word in header for header in table.headers for word in words), table.title
 
 
-def test_the_same_input_gives_the_same_page(made):
+def test_the_same_input_gives_the_same_page(tiny_step):
   """Also where a set's order decided that of a dictionary."""
-  c, e = made
+  c, e = tiny_step
   classes = {**c.fit.class_bytes, "one": 1, "other": 1}
 
   def with_classes(ordered):
@@ -151,8 +90,8 @@ def test_the_same_input_gives_the_same_page(made):
 HOSTILE = "<script>alert('1')</script>\"><img src=x onerror=alert(2)>&amp;"
 
 
-def test_hostile_names_stay_text(made):
-  c, e = made
+def test_hostile_names_stay_text(tiny_step):
+  c, e = tiny_step
   reading = Reading(statement=HOSTILE, reading=HOSTILE)
   model = dataclasses.replace(c.deployment.model, name=HOSTILE)
   cluster = dataclasses.replace(c.deployment.cluster, name=HOSTILE, assumptions={HOSTILE: HOSTILE})
@@ -185,8 +124,8 @@ def test_every_kind_of_job_has_a_page(name):
   assert ("No device speaks to another." in found.text) == (name == "one device")
 
 
-def test_the_verdict_comes_first(made):
-  c, e = made
+def test_the_verdict_comes_first(tiny_step):
+  c, e = tiny_step
   agreeing = page(c, e)
   assert '<strong class="good">agrees</strong>' in agreeing
   assert agreeing.index("<strong") < agreeing.index("<section")
@@ -200,20 +139,20 @@ def test_the_verdict_comes_first(made):
   assert '<strong class="bad">does not fit</strong>' in page(small, e)
 
 
-def test_a_collective_that_nobody_planned_is_a_warning(made):
-  c, e = made
+def test_a_collective_that_nobody_planned_is_a_warning(tiny_step):
+  c, e = tiny_step
   first = dataclasses.replace(c.rewrites[0], names=("unplanned",))
   assert "Unplanned collective: " in page(dataclasses.replace(c, rewrites=[first, *c.rewrites[1:]]), e)
 
 
-def test_every_check_falls_under_one_rule_with_its_tolerance(made):
-  for check in made[0].checks:
+def test_every_check_falls_under_one_rule_with_its_tolerance(tiny_step):
+  for check in tiny_step[0].checks:
     rules = [rule for rule in RULES if rule.covers(check)]
     assert [(rule.tolerance, rule.at_least) for rule in rules] == [(check.tolerance, check.at_least)], check.name
 
 
-def test_every_rewrite_of_a_comparison_has_a_meaning(made):
-  assert {name for rewrite in made[0].rewrites for name in rewrite.names} <= REWRITES.keys()
+def test_every_rewrite_of_a_comparison_has_a_meaning(tiny_step):
+  assert {name for rewrite in tiny_step[0].rewrites for name in rewrite.names} <= REWRITES.keys()
 
 
 SCHEDULES = {"gpipe": {}, "1f1b": {}, "interleaved": {"chunks": 2}, "zero_bubble": {}}
@@ -271,11 +210,11 @@ def test_of_many_devices_the_first_are_drawn():
   assert [len(grid.cells) for grid in section.figures] == [1024]
 
 
-def test_terms_of_time_fill_the_bar(made):
-  section = next(section for section in sections(*made) if section.id == "time")
+def test_terms_of_time_fill_the_bar(tiny_step):
+  section = next(section for section in sections(*tiny_step) if section.id == "time")
   ((_, pieces),) = section.figures[0].rows
   assert pieces[-1].left + pieces[-1].width == pytest.approx(100, abs=0.01)
-  assert sum(piece.number.value for piece in pieces) == pytest.approx(made[1].time.total_s)
+  assert sum(piece.number.value for piece in pieces) == pytest.approx(tiny_step[1].time.total_s)
 
 
 def test_colours_can_be_told_from_the_ground_and_read_on():
@@ -303,19 +242,19 @@ def luminance(colour):
 
 
 @pytest.fixture
-def verified(made, monkeypatch):
+def verified(tiny_step, monkeypatch):
   """`verify` that compiles nothing; how often it ran."""
   runs = []
-  monkeypatch.setattr("jaxmoe.xla.verify.verify", lambda *arguments: runs.append(arguments) or made[0])
-  monkeypatch.setattr("jaxmoe.cli.verify.deployment_of", lambda name: made[0].deployment)
+  monkeypatch.setattr("jaxmoe.xla.verify.verify", lambda *arguments: runs.append(arguments) or tiny_step[0])
+  monkeypatch.setattr("jaxmoe.cli.verify.deployment_of", lambda name: tiny_step[0].deployment)
   return runs
 
 
-def test_the_option_writes_the_page_beside_the_answer(made, verified, tmp_path, capsys):
+def test_the_option_writes_the_page_beside_the_answer(tiny_step, verified, tmp_path, capsys):
   file = tmp_path / "report.html"
   file.write_text("old")
   assert main(["verify", "tiny", "--json", "--html", str(file)]) == ExitCode.DONE
-  assert file.read_text() == page(*made)
+  assert file.read_text() == page(*tiny_step)
   assert capsys.readouterr().out.startswith("{")
   assert list(tmp_path.iterdir()) == [file]
 

@@ -1,23 +1,20 @@
 """Deployments of the catalogue that the planner found: they say how, are found again, and what they say is compiled."""
 
 import dataclasses
-import importlib.util
 import json
 import pathlib
 import shlex
 
 import pytest
+from compiled_modules import WITH_CUDA, WITH_TPU
 
 from jaxmoe.cli.exit_codes import ExitCode
 from jaxmoe.cli.main import main
 from jaxmoe.config.catalogue import deployment_names, document_names, load_cluster, load_deployment, load_model
 from jaxmoe.cost.estimate import estimate
 from jaxmoe.model.support import check_runnable
-from jaxmoe.xla import cuda
 
 NAMES = [f"{model}-{kind}" for model in ("mixtral-8x7b", "qwen3-30b-a3b") for kind in ("decode", "prefill", "train")]
-WITH_TPU = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the extra tpu")
-WITH_CUDA = pytest.mark.skipif(cuda.missing() is not None, reason="needs the extra cuda-compile")
 
 
 def quick(*names):

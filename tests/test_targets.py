@@ -8,11 +8,13 @@ import re
 
 import pytest
 import tiny
+from compiled_modules import WITH_TPU
 from plans import edited
+from verified_documents import assert_every_document_agrees
 
 from jaxmoe.cli.exit_codes import ExitCode
 from jaxmoe.cli.main import main
-from jaxmoe.config.catalogue import document_names, load_deployment
+from jaxmoe.config.catalogue import load_deployment
 from jaxmoe.meshes import slices
 from jaxmoe.meshes.axes import DATA
 from jaxmoe.meshes.errors import UsageError
@@ -24,8 +26,6 @@ from jaxmoe.xla.layout import aliased_arguments, argument_padding
 from jaxmoe.xla.target import Target
 from jaxmoe.xla.verify import verify
 from jaxmoe.xla.walk import UnknownOperation
-
-WITH_TPU = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="the extra tpu is not installed")
 
 ACCELERATOR = any(pathlib.Path(device).exists() for device in ("/dev/nvidia0", "/dev/accel0", "/dev/vfio/0"))
 
@@ -223,7 +223,6 @@ TPU_CASES = {
   "train, gather transport": (Strategy(stage=2, expert=4), {"transport": "gather", "remat": "full"}),
   "decode": (Strategy(stage=2, expert=2, tensor=2), {"kind": "decode"}),
 }
-LANES = {"d_model": 256, "head_dim": 128, "d_expert": 512, "vocab_size": 1024}
 
 
 @WITH_TPU
@@ -231,7 +230,7 @@ LANES = {"d_model": 256, "head_dim": 128, "d_expert": 512, "vocab_size": 1024}
 @pytest.mark.parametrize("name", TPU_CASES)
 def test_the_tpu_compiler_agrees(name):
   strategy, job = TPU_CASES[name]
-  d = tiny.deployment(strategy, "bfloat16", LANES, **{"sequence_length": 256, "capacity_factor": 1.25, **job})
+  d = tiny.whole_tiles(strategy, **job)
   found = verify(d, "tpu:v5e:2x4")
   assert [(c.name, c.axis, c.predicted, c.compiled) for c in found.checks if not c.ok] == []
   assert found.unplanned == []
@@ -242,7 +241,7 @@ def test_the_tpu_compiler_agrees(name):
 def test_two_slices_agree():
   """A slice holds half of the replicas; hosts add their gradients up, and that is read too."""
   strategy = Strategy(data=2, expert=2, tensor=2)
-  d = tiny.deployment(strategy, "bfloat16", LANES, sequence_length=256, capacity_factor=1.25, remat="full")
+  d = tiny.whole_tiles(strategy, remat="full")
   found = verify(d, "tpu:v5e:2x2:2")
   assert found.agrees and any("2 slices" in note for note in found.compiled.notes)
   assert "every collective is planned" in verdict(found)
@@ -253,10 +252,5 @@ def test_two_slices_agree():
 @WITH_TPU
 @pytest.mark.slow
 def test_every_document_agrees_on_tpu(monkeypatch, capsys):
-  monkeypatch.setattr("jaxmoe.config.catalogue.deployment_names", document_names)
-  assert main(["verify", "all", "--target", "tpu", "--json"]) == ExitCode.DONE
-  document = json.loads(capsys.readouterr().out)
-  assert [entry["ok"] for entry in document["deployments"]] == [True] * 5
-  for entry in document["deployments"]:
-    assert entry["checks_held"] == entry["checks"] and entry["compiler_peak_bytes"] < 6e9
-    assert "libtpu" in entry["versions"]
+  entries = assert_every_document_agrees("tpu", monkeypatch, capsys)
+  assert all("libtpu" in entry["versions"] for entry in entries)

@@ -42,3 +42,9 @@ def deployment(strategy=None, dtype="float32", sizes=None, **job) -> Deployment:
     strategy=strategy or Strategy(),
     job=Job(**{**defaults, "precision": precision, **job}),
   )
+
+
+def whole_tiles(strategy, dtype="bfloat16", **job) -> Deployment:
+  """Wide enough for the tiles of accelerators: rows are whole lanes of a TPU, and the Hopper kernels take them."""
+  sizes = {"d_model": 256, "head_dim": 128, "d_expert": 512, "vocab_size": 1024}
+  return deployment(strategy, dtype, sizes, **{"sequence_length": 256, "capacity_factor": 1.25, **job})
