@@ -72,7 +72,7 @@ def _informational(c: Comparison) -> Table:
 def _error(row: Check | Informational) -> str:
   if row.relative_error is None:
     return "not predicted"
-  return Number(f"{100 * row.relative_error:+.2f} %" if row.relative_error else "0", row.relative_error)
+  return Number(units.difference(row.relative_error, 2), row.relative_error)
 
 
 def communication(c: Comparison, e: Estimate) -> Section:

@@ -98,7 +98,7 @@ def _classes(c: Comparison, found: Temporaries) -> Table:
   for name, expected, size in _rows(c, found):
     error = _relative(expected, size)
     planned = "-" if expected is None else units.bytes_(expected)
-    share = "-" if error is None else f"{100 * error:+.1f} %"
+    share = "-" if error is None else units.difference(error, 1)
     made, of_all = ("-", "-") if size is None else (units.bytes_(size), units.percent(size / whole))
     rows.append((name, planned, made, share, of_all))
   return Table("Temporaries by class when most are needed, one device; not judged", _HEADERS, rows)

@@ -41,6 +41,14 @@ def percent(share: float) -> str:
   return f"{100 * share:.{_decimals(100 * share)}f} %"
 
 
+def difference(share: float, decimals: int) -> str:
+  """`+5.61 %`; `0` for none at all, and `0.00 %`, without a sign, for one that is too small to show."""
+  if not share:
+    return "0"
+  number = f"{100 * share:+.{decimals}f}"
+  return f"{number if float(number) else number[1:]} %"
+
+
 def quantity(number: float, unit: str) -> str:
   """A number of `bytes`, of `FLOPs` or of anything else."""
   return bytes_(number) if unit == "bytes" else flops(number) if unit == "FLOPs" else rate(number, unit)

@@ -146,9 +146,7 @@ def _of_program(check: Check) -> str:
 def _error(row: Check | Informational) -> str:
   if row.predicted is None:
     return "-"
-  if row.relative_error is None:
-    return "not predicted"
-  return f"{100 * row.relative_error:+.2f} %" if row.relative_error else "0"
+  return "not predicted" if row.relative_error is None else units.difference(row.relative_error, 2)
 
 
 def _informational(c: Comparison) -> Table:

@@ -1,0 +1,33 @@
+"""What `jaxmoe verify` prints: errors that are too small to show, rows that are wide, and compilers that are killed."""
+
+import dataclasses
+
+import pytest
+
+from jaxmoe.report import units
+from jaxmoe.report.html import page
+from jaxmoe.report.verification import tables
+from jaxmoe.xla.compare import Check
+
+
+@pytest.mark.parametrize(
+  "share, decimals, words",
+  [
+    (0.0, 2, "0"), (-1e-9, 2, "0.00 %"), (1e-9, 2, "0.00 %"), (-0.0001, 2, "-0.01 %"), (-0.0001, 1, "0.0 %"),
+    (0.5, 1, "+50.0 %"), (2.5, 2, "+250.00 %"),
+  ],
+)  # fmt: skip
+def test_what_rounds_to_nothing_has_no_sign(share, decimals, words):
+  assert units.difference(share, decimals) == words
+
+
+def test_an_error_too_small_to_show_has_no_sign_in_any_table(tiny_step):
+  c, e = tiny_step
+  less = {"predicted": 1e9, "compiled": 1e9 - 1, "unit": "FLOPs", "axis": ""}
+  check = Check(name="tiny matmuls", tolerance=0.01, **less)
+  row = dataclasses.replace(c.informational[0], name="tiny traffic", **less)
+  found = dataclasses.replace(c, checks=[check], informational=[row])
+  printed = {row[0]: row for table in tables(found)[:2] for row in table.rows}
+  assert [printed[name][place] for name, place in (("tiny matmuls", -3), ("tiny traffic", -2))] == ["0.00 %"] * 2
+  text = page(found, e)
+  assert text.count(">0.00 %<") >= 2 and ">-0.00 %<" not in text
