@@ -1,6 +1,7 @@
 """A comparison as tables and as one JSON document."""
 
 import dataclasses
+import textwrap
 from typing import Any
 
 from jaxmoe.cost.memory import memory
@@ -36,6 +37,9 @@ SOURCES = {
   "instructions": "compiled",
   "compiler_peak_bytes": "measured",
 }
+
+_WIDEST = 64  # characters of a value in a line; a longer one would push its table's last column far right
+_TOGETHER = "\N{NO-BREAK SPACE}"
 
 
 def verdict(c: Comparison) -> str:
@@ -194,11 +198,17 @@ def _shown(c: Comparison) -> Table:
     *(said.row for said in step_times(c.deployment, c.compiled)),
     ("compile time", units.seconds(c.compiled.seconds["compile"]), "measured; cached" if c.cached else "measured"),
     ("compiler's memory", units.bytes_(c.compiled.peak_bytes) if c.compiled.peak_bytes else "-", "measured, at most"),
-    ("versions", ", ".join(f"{k} {v}" for k, v in c.compiled.versions.items()), ""),
-    *((name, value, "") for name, value in c.compiled.settings.items()),
-    *(("note", note, "") for note in c.compiled.notes),
+    *_folded("versions", ", ".join(f"{name}{_TOGETHER}{version}" for name, version in c.compiled.versions.items())),
+    *(row for name, value in c.compiled.settings.items() for row in _folded(name, value)),
+    *(row for note in c.compiled.notes for row in _folded("note", note)),
   ]
   return Table("Shown, not judged", ["what", "value", "source"], rows)
+
+
+def _folded(name: str, text: str) -> list[tuple[str, str, str]]:
+  """A row whose text is long, as several."""
+  lines = textwrap.wrap(text, _WIDEST, break_long_words=False, break_on_hyphens=False) or [""]
+  return [("" if number else name, line.replace(_TOGETHER, " "), "") for number, line in enumerate(lines)]
 
 
 def _caution(c: Comparison) -> str:
