@@ -1,4 +1,4 @@
-"""Results that are kept: found again, for the same program only; and the limits of the process that compiles."""
+"""Results that are kept: found again, for the same program only."""
 
 import dataclasses
 import os
@@ -8,16 +8,11 @@ import time
 import pytest
 import tiny
 
-from jaxmoe.cli.exit_codes import ExitCode
-from jaxmoe.cli.main import main
 from jaxmoe.meshes.strategy import Strategy
 from jaxmoe.xla import cache
-from jaxmoe.xla.child import ChildStopped, resident_bytes, run_in_child
 from jaxmoe.xla.compiled import compile_step
 from jaxmoe.xla.target import Target
 from jaxmoe.xla.verify import Options, verify
-
-HAS_PROC = pytest.mark.skipif(resident_bytes() is None, reason="this system does not say how much is resident")
 
 
 @pytest.fixture(autouse=True)
@@ -117,24 +112,3 @@ def test_without_the_cache_nothing_is_found_or_kept(folder):
   d = tiny.deployment(Strategy(), kind="decode")
   assert not verify(d, "cpu", lambda _: None, Options(cached=False)).cached
   assert not folder.exists()
-
-
-HUNGRY = "import time\ndef eat(progress):\n  progress('eating')\n  held = b'x' * 400_000_000\n  time.sleep(600)\n"
-
-
-@HAS_PROC
-def test_a_child_that_grows_too_large_is_ended(tmp_path, monkeypatch):
-  (tmp_path / "hungry.py").write_text(HUNGRY)
-  monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-  seen = []
-  with pytest.raises(ChildStopped, match=r"over its limit of 0\.3 GB; --memory-limit raises it; while eating"):
-    run_in_child("hungry:eat", devices=1, progress=seen.append, timeout_s=60.0, memory_limit_bytes=300e6)
-  assert seen == ["eating"]
-
-
-@HAS_PROC
-def test_limits_are_options_of_the_command(capsys):
-  assert main(["verify", "ep64_tp2", "--memory-limit", "1MB"]) == ExitCode.USAGE
-  assert "over its limit of 0.001 GB" in capsys.readouterr().err
-  assert main(["verify", "ep64_tp2", "--timeout", "1ms"]) == ExitCode.USAGE
-  assert "ended after 0.001 s" in capsys.readouterr().err

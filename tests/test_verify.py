@@ -3,10 +3,8 @@
 import dataclasses
 import json
 import os
-import pathlib
 import subprocess
 import sys
-import time
 
 import pytest
 import tiny
@@ -21,7 +19,6 @@ from jaxmoe.cost.traffic import least_bytes
 from jaxmoe.meshes.errors import UsageError
 from jaxmoe.meshes.strategy import Strategy
 from jaxmoe.report.verification import tables, verdict
-from jaxmoe.xla.child import ChildFailed, ChildStopped, run_in_child
 from jaxmoe.xla.compare import compare
 from jaxmoe.xla.compiled import compile_step
 from jaxmoe.xla.verify import verify
@@ -272,56 +269,6 @@ def test_more_devices_than_needed_may_be_compiled_for():
 def test_a_target_too_small_is_refused():
   with pytest.raises(UsageError, match="use cpu:128"):
     verify(load_deployment("ep64_tp2"), "cpu:64")
-
-
-def test_a_child_that_dies_is_reported_with_its_last_lines():
-  with pytest.raises(ChildFailed, match="No module named 'nowhere'"):
-    run_in_child("nowhere:nothing", devices=1, progress=lambda _: None)
-
-
-@pytest.mark.parametrize(
-  "number, said",
-  [(9, "was ended by SIGKILL, as a system does that has no memory left, while"), (11, "by SIGSEGV while")],
-)
-def test_a_child_that_a_signal_ends_is_reported_with_it(number, said, tmp_path, monkeypatch):
-  body = "import signal\ndef by(number, progress):\n  progress('at work')\n  signal.raise_signal(number)\n"
-  (tmp_path / "dies.py").write_text(body)
-  monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
-  with pytest.raises(ChildFailed, match=f"{said} at work; its last lines:"):
-    run_in_child("dies:by", number, devices=1, progress=lambda _: None)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
-def test_a_child_ends_with_a_parent_that_is_killed(tmp_path, monkeypatch):
-  body = "import os, time\ndef here(progress):\n  progress(str(os.getpid()))\n  time.sleep(60)\n"
-  (tmp_path / "waits.py").write_text(body)
-  monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
-  call = "run('waits:here', devices=1, progress=lambda line: print(line, flush=True))"
-  code = f"from jaxmoe.xla.child import run_in_child as run; {call}"
-  with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
-    assert parent.stdout is not None
-    status = pathlib.Path(f"/proc/{int(parent.stdout.readline())}/status")
-    parent.kill()
-  end = time.monotonic() + 10
-  while time.monotonic() < end and status.exists() and "State:\tZ" not in status.read_text():
-    time.sleep(0.05)
-  assert time.monotonic() < end
-
-
-def test_a_child_that_dies_is_printed_with_its_last_lines(monkeypatch, capsys):
-  """The exception stands far behind the 120 characters that other errors are cut at."""
-  monkeypatch.setattr("jaxmoe.xla.verify.verify", lambda *_: run_in_child("nowhere:no", devices=1, progress=print))
-  assert main(["verify", "ep64_tp2"]) == ExitCode.INTERNAL_ERROR
-  assert "No module named 'nowhere'" in capsys.readouterr().err
-
-
-def test_a_child_that_hangs_is_ended(tmp_path, monkeypatch):
-  (tmp_path / "hanging.py").write_text("import time\ndef hang(progress):\n  progress('started')\n  time.sleep(600)\n")
-  monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-  seen = []
-  with pytest.raises(ChildStopped, match="ended after 3 s, its limit; --timeout raises it; while started"):
-    run_in_child("hanging:hang", devices=1, progress=seen.append, timeout_s=3.0)
-  assert seen == ["started"]
 
 
 def _judged(compiled):
