@@ -35,7 +35,7 @@ def message_and_code(error: Exception) -> tuple[str, ExitCode]:
       return str(error), ExitCode.USAGE
     case MissingError():
       return str(error), ExitCode.MISSING
-    case ChildStopped():  # limits are options, and the compiler's last lines say what it was at
+    case ChildStopped():  # limits are options or this machine's; the compiler's last lines say what it was at
       return str(error), ExitCode.USAGE
     case CompileFailed():
       return f"the compiler refuses the program: {error}", ExitCode.DISAGREES

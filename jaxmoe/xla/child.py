@@ -33,6 +33,8 @@ _PROGRESS = "@progress "
 _LAST_LINES = 12
 _LOOK_EVERY_S = 0.2
 _PR_SET_PDEATHSIG = 1  # of prctl(2)
+# What others send to a process; all else it does to itself.
+_FROM_OUTSIDE = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGKILL, signal.SIGTERM, signal.SIGXCPU})
 
 
 class ChildFailed(RuntimeError):
@@ -40,7 +42,7 @@ class ChildFailed(RuntimeError):
 
 
 class ChildStopped(ChildFailed):
-  """The child took more time or memory than it may, and was ended."""
+  """The child was ended from outside: by its limits of time or memory, by the system or by somebody."""
 
 
 def run_in_child(
@@ -67,7 +69,7 @@ def run_in_child(
 
   Raises:
     UsageError, MissingError, CompileFailed, Unknown: the child raised one.
-    ChildStopped: it took longer than `timeout_s`, or more than `memory_limit_bytes`.
+    ChildStopped: it took longer than `timeout_s`, or more than `memory_limit_bytes`; or a signal from outside ended it.
     ChildFailed: it raised anything else, or died.
   """
   with tempfile.TemporaryDirectory(prefix="jaxmoe-") as name:
@@ -76,11 +78,8 @@ def run_in_child(
     watch = _Watch(timeout_s, memory_limit_bytes)
     code = _run(folder, {**_environment(devices, to_run, flags), **environment}, progress, watch)
     result = folder / "result"
-    if watch.reason:
-      raise ChildStopped(f"{watch.reason}; while {watch.step}, and its last lines:\n{_tail(folder / 'log')}")
-    if code or not result.exists():
-      what = f"the process for {function} {_ended(code)} while {watch.step}; its last lines:"
-      raise ChildFailed(f"{what}\n{_tail(folder / 'log')}")
+    if watch.reason or code or not result.exists():
+      raise _failure(function, code, watch, _tail(folder / "log"))
     # Trusted: written by our own child into a directory only this user can read.
     succeeded, value = pickle.loads(result.read_bytes())
     if not succeeded:
@@ -99,11 +98,16 @@ def resident_bytes(process: int | str = "self", field: str = "VmRSS") -> int | N
 
 
 class _Watch:
-  """Ends a process that takes too long or grows too large, and then says why in `reason`."""
+  """Ends a process that takes too long or grows too large, and then says why in `reason`.
+
+  Attributes:
+    step: the last line of progress.
+    most_bytes: resident, as far as was seen; 0 where the system does not say.
+  """
 
   def __init__(self, timeout_s: float, memory_limit_bytes: float):
     self.timeout_s, self.memory_limit_bytes = timeout_s, memory_limit_bytes
-    self.reason, self.step = "", "starting"
+    self.reason, self.step, self.most_bytes = "", "starting", 0
     self._over = threading.Event()
 
   @contextlib.contextmanager
@@ -122,6 +126,7 @@ class _Watch:
     end = time.monotonic() + self.timeout_s
     while not self._over.wait(min(_LOOK_EVERY_S, max(0.0, end - time.monotonic()))):
       size = resident_bytes(process.pid) or 0
+      self.most_bytes = max(self.most_bytes, size)
       if size > self.memory_limit_bytes:
         limit = f"its limit of {self.memory_limit_bytes / 1e9:.3g} GB; --memory-limit raises it"
         self.reason = f"ended at {size / 1e9:.3g} GB, over {limit}"
@@ -171,12 +176,32 @@ def _environment(devices: int | None, to_run: bool, more_flags: str) -> dict[str
   return {**inherited, **ours, "XLA_FLAGS": " ".join(flag for flag in flags if flag)}
 
 
+def _failure(function: str, code: int, watch: _Watch, last_lines: str) -> ChildFailed:
+  if watch.reason:
+    return ChildStopped(f"{watch.reason}; while {watch.step}, and its last lines:\n{last_lines}")
+  if -code in _FROM_OUTSIDE:
+    what = f"expected the process for {function} to end by itself, and {_killed(signal.Signals(-code), watch)}"
+    return ChildStopped(f"{what}; its last lines:\n{last_lines}")
+  return ChildFailed(f"the process for {function} {_ended(code)} while {watch.step}; its last lines:\n{last_lines}")
+
+
 def _ended(code: int) -> str:
   """What became of a process, by its exit status; below 0 it is a signal's number."""
   if code >= 0:
     return f"ended with code {code}"
-  name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-  return f"was ended by {name}" + (", as a system does that has no memory left," if name == "SIGKILL" else "")
+  return f"was ended by {signal.Signals(-code).name if -code in set(signal.Signals) else f'signal {-code}'}"
+
+
+def _killed(number: signal.Signals, watch: _Watch) -> str:
+  """What a signal from outside did, and what to do."""
+  size = f" at {watch.most_bytes / 1e9:.3g} GB" if watch.most_bytes else ""
+  what = f"{number.name} ended it{size} while {watch.step}"
+  if number != signal.SIGKILL:
+    return f"{what}; somebody or a limit of this system wants it to end: mend that, and start the command again"
+  remedy = "free some, or use a machine that has more"
+  if not math.isinf(watch.memory_limit_bytes):
+    remedy += "; --memory-limit below what is free ends it before the system does"
+  return f"{what}, as a system does that has no memory left; {remedy}"
 
 
 def _tail(log: pathlib.Path) -> str:

@@ -42,7 +42,8 @@ def verify(
     UsageError: the target is unknown or of the wrong size, or the model cannot be run.
     CompileFailed: the compiler refuses the program.
     Unknown: it compiles to something that cannot be counted.
-    ChildStopped, ChildFailed: it took more than the options allow, or died.
+    ChildStopped: it took more than the options allow, or somebody or the system ended it.
+    ChildFailed: it died of itself.
   """
   _check(deployment)
   parsed = Target.parse(target).on(deployment)
