@@ -10,12 +10,13 @@ from plans import PLAN, edited
 from jaxmoe.config.assumptions import Assumptions
 from jaxmoe.config.catalogue import load_deployment, load_model, model_names
 from jaxmoe.config.deployment import Claim
+from jaxmoe.config.from_forms import cluster_from
 from jaxmoe.config.job import Job, Precision
 from jaxmoe.config.messages import field_path
 from jaxmoe.config.model import ModelConfig
 from jaxmoe.config.model_form import model_from
 from jaxmoe.config.parts import DenseLayers, LatentAttention
-from jaxmoe.config.schema import ClusterForm, DeploymentForm, checked, cluster_from
+from jaxmoe.config.schema import ClusterForm, DeploymentForm, checked
 from jaxmoe.meshes.cluster import NetworkTier
 from jaxmoe.meshes.errors import UsageError
 from jaxmoe.meshes.strategy import Strategy

@@ -9,10 +9,11 @@ from typing import Any
 
 from jaxmoe.config.deployment import Deployment
 from jaxmoe.config.files import closest, got, parse_mapping, read_mapping, shown
+from jaxmoe.config.from_forms import cluster_from, deployment_from
 from jaxmoe.config.huggingface import is_huggingface, model_from_huggingface
 from jaxmoe.config.model import ModelConfig
 from jaxmoe.config.model_form import model_from
-from jaxmoe.config.schema import DeploymentForm, checked, cluster_from, deployment_from
+from jaxmoe.config.schema import DeploymentForm, checked
 from jaxmoe.meshes.cluster import Cluster
 from jaxmoe.meshes.errors import UsageError
 

@@ -1,4 +1,4 @@
-"""The YAML forms of clusters and deployments, and their way into the frozen dataclasses; `model_form` has the models'.
+"""The YAML forms of clusters and deployments; `model_form` has the models', `from_forms` the way out of them.
 
 All values are in SI base units (bytes, bytes/s, FLOP/s, seconds); `64_000_000_000` and `400e12` are readable
 spellings. Keys and types are strict: an unknown key is an error, a number in quotes is text, true is not 1.
@@ -17,26 +17,19 @@ from pydantic import (
   model_validator,
 )
 
-from jaxmoe.config.assumptions import Assumptions
-from jaxmoe.config.deployment import Claim, Deployment, ExpertNumbering, Reading
+from jaxmoe.config.deployment import ExpertNumbering
 from jaxmoe.config.files import closest, got
 from jaxmoe.config.job import (
   ITEM_BYTES,
   WIDE_DTYPES,
   ExpertKernel,
-  Job,
   Kind,
-  Precision,
   Remat,
   ScheduleName,
   Transport,
 )
 from jaxmoe.config.legal import MOST_LAYERS, MOST_SIZE
 from jaxmoe.config.messages import usage_error
-from jaxmoe.config.model import ModelConfig
-from jaxmoe.meshes.cluster import Cluster, NetworkTier
-from jaxmoe.meshes.errors import UsageError
-from jaxmoe.meshes.strategy import Strategy
 
 
 def _known_dtype(name: str) -> str:
@@ -250,72 +243,3 @@ def checked[F: BaseModel](form: type[F], data: Mapping[str, Any], *, prefix: str
     return form.model_validate(data)
   except ValidationError as error:
     raise usage_error(error, form, prefix=prefix) from error
-
-
-def cluster_from(data: Mapping[str, Any], *, prefix: str = "") -> Cluster:
-  form = checked(ClusterForm, data, prefix=prefix)
-  tiers = tuple(NetworkTier(**tier.model_dump()) for tier in form.tiers)
-  return Cluster(**form.model_dump(exclude={"schema_version", "tiers"}), tiers=tiers)
-
-
-def deployment_from(form: DeploymentForm, *, model: ModelConfig, cluster: Cluster) -> Deployment:
-  """The deployment once its model and cluster are known."""
-  compute = form.job.precision.compute
-  peaks = [dtype for dtype in cluster.peak_flops_per_s if dtype in WIDE_DTYPES]
-  if compute not in peaks:
-    stated = f"which cluster {cluster.name} has a peak for, got {got(compute)}"
-    if not peaks:
-      raise UsageError(f"job.precision.compute: expected a dtype {stated}; add its peak to cluster.peak_flops_per_s")
-    raise UsageError(f"job.precision.compute: expected one of {', '.join(peaks)}, {stated}")
-  strategy, job = _strategy_of(form), _job(form.job)
-  assumptions = Assumptions(**form.assumptions.model_dump())
-  try:
-    return Deployment(
-      **form.model_dump(include={"name", "title", "document", "expert_numbering"}),
-      model=model,
-      cluster=cluster,
-      strategy=strategy,
-      job=job,
-      claims=tuple(Claim(**claim.model_dump()) for claim in form.claims),
-      readings=tuple(Reading(**reading.model_dump()) for reading in form.reading),
-      assumptions=assumptions,
-    )
-  except UsageError as error:
-    if form.parallel_strategy is None:
-      raise
-    raise UsageError(f"{error} (parallel_strategy was read as {strategy.product})") from error
-
-
-def _strategy_of(form: DeploymentForm) -> Strategy:
-  """The strategy in either spelling."""
-  if form.strategy is not None:
-    return _strategy(form.strategy)
-  assert form.parallel_strategy is not None
-  return _parallel_strategy(form.parallel_strategy, across_stages=form.expert_numbering == "across_stages")
-
-
-def _parallel_strategy(form: ParallelStrategyForm, *, across_stages: bool) -> Strategy:
-  """`ep` counts the devices of one stage, or where experts are numbered on through the stages those of all."""
-  stages = form.pp if across_stages else 1
-  if form.ep % stages:
-    raise UsageError(
-      f"parallel_strategy.ep={form.ep} must be a multiple of pp={form.pp}, for with expert_numbering: across_stages it"
-      f" counts the devices of all stages; the nearest legal ep is {max(1, round(form.ep / stages)) * stages}"
-    )
-  return Strategy(data=form.dp, stage=form.pp, expert=form.ep // stages, tensor=form.tp, sequence_parallel=form.sp > 1)
-
-
-def _strategy(form: StrategyForm) -> Strategy:
-  lists = {"heads_over", "experts_over", "order"}
-  fields: dict[str, Any] = {k: tuple(axes) for k, axes in form.model_dump(include=lists, exclude_none=True).items()}
-  return Strategy(**form.model_dump(exclude=lists), **fields)
-
-
-def _job(form: JobForm) -> Job:
-  weights = form.precision.weights
-  if form.kind == "train" and weights not in WIDE_DTYPES:
-    raise UsageError(
-      f"job.precision.weights: expected one of {', '.join(WIDE_DTYPES)} in a train job, got {got(weights)};"
-      " 8 bits are for weights that are only read, in prefill and decode"
-    )
-  return Job(**form.model_dump(exclude={"precision"}), precision=Precision(**form.precision.model_dump()))
