@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from jaxmoe.config.deployment import Deployment
 from jaxmoe.config.legal import multiples
 from jaxmoe.cost.estimate import Estimate, estimate
+from jaxmoe.planner.candidate import Candidate
 from jaxmoe.planner.question import Objective, Question
-from jaxmoe.planner.search import REPETITIONS, Candidate, Found, See, search
+from jaxmoe.planner.search import REPETITIONS, Found, See, search
 
 TIME_TO_FIRST_TOKEN_LENGTHS = (128, 512, 1024, 2048, 4096, 10_240)
 LONGER_LENGTHS = (32_768, 131_072)  # where the model was trained for them

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from jaxmoe.cost.estimate import Estimate, estimate
 from jaxmoe.meshes.axes import AXES, CONTEXT
+from jaxmoe.planner.candidate import Block, Candidate, rank
 from jaxmoe.planner.question import Question
 from jaxmoe.planner.rows import BATCH
-from jaxmoe.planner.search import Block, Candidate, rank
 
 type Points = NDArray[Any]
 

@@ -5,9 +5,9 @@ import dataclasses
 from jaxmoe.cost.estimate import SOURCE, Estimate
 from jaxmoe.meshes.axes import AXES, CONTEXT, DATA, EXPERT, STAGE, TENSOR
 from jaxmoe.planner.answer import Answer
+from jaxmoe.planner.candidate import Candidate
 from jaxmoe.planner.pareto import Explored
 from jaxmoe.planner.rows import divisors
-from jaxmoe.planner.search import Candidate
 from jaxmoe.report import units
 from jaxmoe.report.table import Table
 
