@@ -36,10 +36,6 @@ class Slices:
   count: int = 1
 
   @property
-  def chips(self) -> int:
-    return self.count * math.prod(self.shape)
-
-  @property
   def topology(self) -> str:
     """Of one slice, as compilers spell it: `v5p:4x4x8`."""
     return f"{self.generation}:{spelled(self.shape)}"

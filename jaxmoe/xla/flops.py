@@ -37,7 +37,7 @@ class FlopCount:
 
   def within(self, scope: str) -> float:
     """FLOPs of all matmuls that have `scope` anywhere around them."""
-    return sum(flops for path, flops in self.by_scope.items() if scope in path.split("/"))
+    return scopes.total_within(self.by_scope, scope)
 
 
 @without_collector()

@@ -3,7 +3,7 @@
 import functools
 import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 OTHER = "other"
 
@@ -38,6 +38,11 @@ def path(op_name: str) -> tuple[str, ...]:
 def joined_path(op_name: str) -> str:
   """`path` as one text, `layer/attention`; empty without scopes."""
   return "/".join(path(op_name))
+
+
+def total_within(by_path: Mapping[str, float], scope: str) -> float:
+  """Sum over the joined paths that have `scope` anywhere in them."""
+  return sum(number for joined, number in by_path.items() if scope in joined.split("/"))
 
 
 def innermost(op_name: str) -> str:

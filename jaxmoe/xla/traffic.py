@@ -40,7 +40,7 @@ class Traffic:
 
   def within(self, scope: str) -> float:
     """Bytes of all operations that have `scope` anywhere around them."""
-    return sum(moved for path, moved in self.by_scope.items() if scope in path.split("/"))
+    return scopes.total_within(self.by_scope, scope)
 
 
 @without_collector()
