@@ -8,7 +8,7 @@ BIN := .venv/bin
 OLDEST := .venv-oldest
 PYTEST := -m pytest -n 2
 
-.PHONY: docs plans demo test test-all test-oldest check format format-check lint types bench accuracy schedules clean
+.PHONY: docs plans demo test test-all test-compilers test-oldest check format format-check lint types bench accuracy schedules clean
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
@@ -17,8 +17,13 @@ demo: .venv/installed
 test: .venv/installed-dev
 	$(BIN)/python $(PYTEST) -m "not slow"
 
-test-all: .venv/installed-dev
+# Installs the compilers for TPU and NVIDIA first: they need no such device.
+test-all: .venv/installed-dev .venv/installed-compilers
 	$(BIN)/python $(PYTEST)
+
+test-compilers: .venv/installed-dev .venv/installed-compilers
+	$(BIN)/python $(PYTEST) -m "compilers and not slow"
+	$(BIN)/python $(PYTEST) tests/test_hopper_compile.py tests/test_kernel_tpu.py
 
 # The core of the suite on the lower bound of every dependency.
 test-oldest: $(OLDEST)/installed

@@ -15,6 +15,7 @@ from jaxmoe.xla.hlo import Module
 from jaxmoe.xla.partitioned import compile_with_dumps
 
 STAGES = ("partitioned", "optimised")
+# conftest gives what bears one of these the marker `compilers`, by its reason.
 WITH_TPU = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="the extra tpu is not installed")
 WITH_CUDA = pytest.mark.skipif(cuda.missing() is not None, reason="the extra cuda-compile is not installed")
 SIZES = {"x": 2, "y": 4}  # axes of the eight

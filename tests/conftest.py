@@ -26,6 +26,14 @@ os.environ["JAXMOE_CACHE_DIR"] = CACHE  # never the user's own
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+  """What needs the compiler of an extra bears the marker `compilers`."""
+  for item in items:
+    if any("the extra" in mark.kwargs.get("reason", "") for mark in item.iter_markers("skipif")):
+      item.add_marker("compilers")
+
+
 @pytest.fixture(autouse=True)
 def no_results_of_other_tests():
   """Every test compiles for itself."""

@@ -5,6 +5,7 @@ import pathlib
 import sys
 
 import pytest
+from compiled_modules import WITH_CUDA
 
 SCRIPT = pathlib.Path(__file__).parents[1] / "benchmarks" / "gpu" / "compile.py"
 
@@ -18,17 +19,16 @@ def load():
 
 
 script = load()
-REASON = script.missing()
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(REASON is not None, reason=str(REASON))
+@WITH_CUDA
 def test_kernels_compile_without_spills():
   reports = script.measure()
   assert {report["leg"] for report in reports} == set(script.SIDES)
   for report in reports:
     assert report["spill_bytes"] == 0, report
-    assert report["local_memory_instructions"] == 0, report
+    assert report["local_memory_instructions"] in (0, None), report  # None: no machine code to read
     assert report["serialized"] == 0, report  # C7511: multiplications waiting for each other
     assert report["tensor_core_instructions"] >= 4, report
     assert report["registers"] <= 168, report  # at entry; the warpgroups then share out 504
@@ -41,7 +41,7 @@ def test_report_reads_what_ptxas_prints():
 ptxas info    : Used 168 registers, used 16 barriers, 1 bytes smem
   HGMMA.64x128x16.F32.BF16 R88, gdesc[UR40].tnspB, R88 ;
   STL [R1], R2 ;"""
-  assert script.report({"leg": "matmul"}, text) == {
+  found = {
     "leg": "matmul",
     "registers": 168,
     "spill_bytes": 20,
@@ -49,3 +49,5 @@ ptxas info    : Used 168 registers, used 16 barriers, 1 bytes smem
     "tensor_core_instructions": 1,
     "local_memory_instructions": 1,
   }
+  assert script.report({"leg": "matmul"}, text, machine_code=True) == found
+  assert script.report({"leg": "matmul"}, text, machine_code=False) == found | {"local_memory_instructions": None}
