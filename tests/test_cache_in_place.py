@@ -1,4 +1,4 @@
-"""The compiled decode step reads the cache where it lies and writes one token a sequence in place."""
+"""The compiled decode step reads the cache where it lies and writes one token a sequence in place; prefill fills it."""
 
 import pytest
 import tiny
@@ -20,11 +20,12 @@ CASES = {
 }
 
 
-def deployment(name, **job):
+def deployment(name, sizes=None, **job):
   """Grouped queries, heads narrower than a TPU's lanes, and more cache than its memory on the chip holds."""
   strategy, microbatches = CASES[name]
-  sizes = {"num_heads": 8, "num_kv_heads": 4, "head_dim": 32}
-  return tiny.deployment(strategy, "bfloat16", sizes, microbatches=microbatches, expert_kernel="einsum", **job)
+  sizes = {"num_heads": 8, "num_kv_heads": 4, "head_dim": 32, **(sizes or {})}
+  job = {"microbatches": microbatches, "expert_kernel": "einsum", **job}
+  return tiny.deployment(strategy, "bfloat16", sizes, **job)
 
 
 def compiled(d, target):
@@ -54,3 +55,13 @@ def test_decode_copies_no_cache(name, target):
   assert compiled_memory(program).temp_bytes < (2 * copies + 1 / 4) * share
   read = 2 * share * d.layers_per_stage * d.ticks
   assert memory_traffic(module).total < 1.25 * (1 + 2 * copies) * read
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", CASES)
+def test_prefill_copies_no_cache(name, target):
+  """Many microbatches: what one computes takes half of the keys of all, and no keys or values may be held twice."""
+  sizes = {"d_model": 256, "num_heads": 4, "head_dim": 128, "num_layers": 16}
+  d = deployment(name, sizes, kind="prefill", batch=128, sequence_length=1024, microbatches=16)
+  keys = cache_bytes(d) / 2
+  assert compiled_memory(compiled(d, target)).temp_bytes < 3 / 4 * keys

@@ -40,7 +40,8 @@ class Cache:
     """The cache with one layer's (key_BSGK, value_BSGK) of whole prompts, sequences from `start` on."""
 
     def write(x, new_BSGK):
-      return lax.dynamic_update_slice(x, jnp.moveaxis(new_BSGK, 1, 3)[None], (layer, start, 0, 0, 0))
+      x = lax.dynamic_update_slice(x, jnp.moveaxis(new_BSGK, 1, 3)[None], (layer, start, 0, 0, 0))
+      return with_layout_constraint(x, _IN_ORDER)
 
     return jax.tree.map(write, self, Cache(*entries))
 
