@@ -179,6 +179,14 @@ def test_a_fusion_by_hand(name):
   assert found.written_bytes == written
 
 
+def test_an_asynchronous_fusion_writes_what_the_same_fusion_writes():
+  text = FUSED.format(result="f32[64,32]", body=f"ROOT y = f32[64,32] {UPDATE}")
+  started = "started = ((f32[64,32], f32[2,32], s32[]), f32[64,32], u32[]) fusion-start(cache, row, i)"
+  text = text.replace("ROOT y = f32[64,32] fusion(cache, row, i)", started)
+  text = text.replace("calls=fused\n}", "calls=fused\n  ROOT y = f32[64,32] fusion-done(started)\n}")
+  assert memory_traffic(Module.from_text(text)).written_bytes == ROW
+
+
 OPERATIONS = {
   "gather": (
     "s32[2,1] constant({{0},{3}})\n  ROOT z = f32[2,4] gather(x, y), offset_dims={1}, collapsed_slice_dims={0},"

@@ -25,10 +25,13 @@ def fusion_reads(module: Module, fusion: Instruction) -> list[float]:
 
 def fusion_written(module: Module, fusion: Instruction) -> float:
   """Bytes of its results; of one that is updated in place, of the update."""
-  results = _results(module.computations[fusion.called["calls"]].root)
-  if len(results) != len(fusion.shapes):
-    return stored_bytes(fusion.shapes)
-  updates = [(shape, _update(result)) for shape, result in zip(fusion.shapes, results, strict=True)]
+  results, shapes = _results(module.computations[fusion.called["calls"]].root), fusion.shapes
+  if fusion.opcode.endswith("-start"):  # its tuple lists the operands first, and bookkeeping last
+    first = sum(len(operand.shapes) for operand in fusion.operands)
+    shapes = shapes[first : first + len(results)]
+  if len(results) != len(shapes):
+    return stored_bytes(shapes)
+  updates = [(shape, _update(result)) for shape, result in zip(shapes, results, strict=True)]
   return stored_bytes(
     tuple(shape if at is None else Shape(shape.dtype, at.operands[1].shape.dims, shape.space) for shape, at in updates)
   )
