@@ -13,6 +13,8 @@ from jaxmoe.meshes.build import cuda_devices, topology_devices
 from jaxmoe.xla import cuda
 from jaxmoe.xla.hlo import Module
 from jaxmoe.xla.partitioned import compile_with_dumps
+from jaxmoe.xla.traffic import Moved
+from jaxmoe.xla.walk import walk
 
 STAGES = ("partitioned", "optimised")
 # conftest gives what bears one of these the marker `compilers`, by its reason.
@@ -72,3 +74,9 @@ def two_layers(target, width=512, hidden=2048, dtype=jnp.bfloat16, over="y") -> 
   weights = (shape(width, hidden, spec=(over,)), shape(hidden, width, spec=(over,)))
   x = shape(1024, width, spec=(("x", "y"),))
   return modules_on(target, jax.grad(loss), weights, x, out_shardings=(split, split))
+
+
+def largest_write(module: Module) -> float:
+  """Bytes that one operation in a loop writes; of what it updates in place, the update."""
+  moved = Moved(module)
+  return max(moved.once(visit)[1] for visit in walk(module) if visit.count > 1)

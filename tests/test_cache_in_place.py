@@ -2,7 +2,7 @@
 
 import pytest
 import tiny
-from compiled_modules import TARGETS, devices
+from compiled_modules import TARGETS, devices, largest_write
 
 from jaxmoe.cost.memory import cache_bytes
 from jaxmoe.meshes.build import build_mesh
@@ -10,8 +10,7 @@ from jaxmoe.meshes.strategy import Strategy
 from jaxmoe.xla.hlo import Module
 from jaxmoe.xla.memory import compiled_memory
 from jaxmoe.xla.program import build_program
-from jaxmoe.xla.traffic import Moved, memory_traffic
-from jaxmoe.xla.walk import walk
+from jaxmoe.xla.traffic import memory_traffic
 
 CASES = {
   "one layer a stage": (Strategy(stage=4, expert=2), 4),
@@ -35,12 +34,6 @@ def compiled(d, target):
 def attended_bytes(d) -> float:
   """Keys of one layer and microbatch, or its values."""
   return cache_bytes(d) / 2 / d.layers_per_stage / d.microbatches
-
-
-def largest_write(module: Module) -> float:
-  """Bytes that one operation in a loop writes; of what it updates in place, the update."""
-  moved = Moved(module)
-  return max(moved.once(visit)[1] for visit in walk(module) if visit.count > 1)
 
 
 @pytest.mark.parametrize("target", TARGETS)

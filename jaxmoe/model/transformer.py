@@ -12,6 +12,7 @@ from jaxmoe.model.cache import Cache
 from jaxmoe.model.layer import Layer
 from jaxmoe.model.norm import RMSNorm, parameter
 from jaxmoe.model.parallel import gather_tokens, token_axes, vary
+from jaxmoe.model.stacked import adding_to, gradient_sums
 from jaxmoe.model.support import check_runnable
 from jaxmoe.model.vocabulary import embed, logits
 from jaxmoe.pipeline.executor import from_last_stage, run_pipeline
@@ -82,12 +83,13 @@ class Transformer(nnx.Module):
     positions_MBS = positions_BS.reshape(M, -1, positions_BS.shape[1])
     last_MB = None if last_B is None else last_B.reshape(M, -1)
 
-    def step(cache, x_TD, microbatch, active):
-      x_TD, cache, statistics = self._stage(cache, x_TD, positions_MBS[microbatch], microbatch)
+    def step(state, x_TD, microbatch, active):
+      x_TD, state, statistics = self._stage(state, x_TD, positions_MBS[microbatch], microbatch)
       kept = x_TD if last_MB is None else self._pick(x_TD, last_MB[microbatch])
-      return cache, x_TD, (kept, jnp.where(active, statistics, 0))
+      return state, x_TD, (kept, jnp.where(active, statistics, 0))
 
-    cache, (kept, statistics) = run_pipeline(step, cache, x_MTD, stages=stages)
+    sums = gradient_sums(nnx.state(self.layers)) if d.job.kind == "train" else None
+    (cache, _), (kept, statistics) = run_pipeline(step, (cache, sums), x_MTD, stages=stages)
     return kept, cache, statistics.sum(axis=0)
 
   def _embedded(self, tokens_MT):
@@ -98,29 +100,36 @@ class Transformer(nnx.Module):
       x_MTD = jax.lax.map(lambda tokens_T: embed(self.embedding[...], tokens_T, d.rules, dtype), tokens_MT)
       return vary(x_MTD, (STAGE, *token_axes(d.rules)))
 
-  def _stage(self, cache, x_TD, positions_BS, microbatch):
-    """One microbatch through this stage's layers; a cache also takes what an idle tick computes (`run_pipeline`)."""
-    start = microbatch * positions_BS.shape[0]
+  def _stage(self, state, x_TD, positions_BS, microbatch):
+    """One microbatch through this stage's layers; a cache also takes what an idle tick computes (`run_pipeline`).
+
+    Args:
+      state: the cache or None, and `gradient_sums` or None.
+    """
+    (cache, sums), start = state, microbatch * positions_BS.shape[0]
     decoding = cache is not None and positions_BS.shape[1] == 1
     graph, weights = nnx.split(self.layers)
+    weights = weights if sums is None else jax.lax.stop_gradient(weights)
 
     def one_layer(state, slices):
-      (x_TD, cache), (layer, weights) = state, slices
+      (x_TD, cache, sums), (layer, weights) = state, slices
+      if sums is not None:
+        sums, weights = adding_to(sums, weights, layer)
       cached = cache.layer(layer, start, positions_BS.shape[0]) if decoding else None
       x_TD, entries, statistics = nnx.merge(graph, weights)(x_TD, positions_BS, cached)
       if cache is not None and not decoding:
         cache = cache.fill(layer, start, entries)
-      return (x_TD, cache), (entries if decoding else None, statistics)
+      return (x_TD, cache, sums), (entries if decoding else None, statistics)
 
     if self.deployment.job.kind == "train" and self.deployment.job.remat == "full":
       one_layer = jax.checkpoint(one_layer)
     layers = jnp.arange(jax.tree.leaves(weights)[0].shape[0])
-    (x_TD, cache), (entries, statistics) = jax.lax.scan(one_layer, (x_TD, cache), (layers, weights))
+    (x_TD, cache, sums), (entries, statistics) = jax.lax.scan(one_layer, (x_TD, cache, sums), (layers, weights))
     if cache is not None and decoding:
       # Written once every layer has read: without that order, compilers keep the old cache in a copy.
       x_TD, entries = jax.lax.optimization_barrier((x_TD, entries))
       cache = cache.append(start, entries, positions_BS[:, 0])
-    return x_TD, cache, statistics
+    return x_TD, (cache, sums), statistics
 
   def _pick(self, x_TD, last_B):
     """The wanted token of each sequence, on every device that holds slices of them: x_BD."""
