@@ -86,9 +86,7 @@ def test_a_master_copy_is_its_own_item():
 def test_a_scan_over_ticks_holds_all_microbatches():
   """2 stages, 2 microbatches of 8 sequences of 16 tokens: 128 x 32 numbers of 4 bytes each, at 3 ticks."""
   d, stream = tiny.deployment(Strategy(stage=2)), 128 * 32 * 4
-  attention, experts, norms, router = 4 * 32 * 32, 8 * 3 * 32 * 64, 2 * 32, 32 * 8
-  of_a_tick = 4 * 2 * (attention + experts + norms + router)  # gradients of two layers
-  assert memory(d).stacked == (2 + 3) * stream + of_a_tick
+  assert memory(d).stacked == (2 + 3) * stream
   assert memory(tiny.deployment(Strategy(stage=2), kind="prefill")).stacked == 2 * stream
   assert memory(tiny.deployment(Strategy(stage=2), schedule="1f1b")).stacked == 0
   assert logit_bytes(d) == 128 * (256 // 2) * 4  # of one microbatch, the vocabulary over both stages

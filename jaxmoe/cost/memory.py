@@ -28,7 +28,6 @@ from jaxmoe.cost.holdings import (
   Stacked,
   gradient_bytes,
   holdings,
-  in_layers,
   master_bytes,
   optimizer_bytes,
   stacked_holdings,
@@ -45,7 +44,7 @@ class MemoryBytes:
   Attributes:
     master: a second, wider copy of the weights.
     gathered: weights of the layers at work, where zero 3 leaves each device a part of them.
-    stacked: where one scan runs all ticks, arrays over all microbatches and ticks, and a second set of gradients.
+    stacked: where one scan runs all ticks, arrays over all microbatches and ticks.
   """
 
   parameters: Any
@@ -102,22 +101,17 @@ def _of_stage(d: Shares, stage: StageLayers, stacked: Stacked, load: Any) -> Mem
     activations=activation_bytes(d, stage, load),
     dispatch=dispatch_bytes(d, load),
     gathered=gathered_bytes(d, stacked),
-    stacked=stacked_bytes(d, stage, stacked),
+    stacked=stacked_bytes(d),
   )
 
 
-def stacked_bytes(d: Shares, stage: StageLayers, stacked: Stacked) -> Any:
+def stacked_bytes(d: Shares) -> Any:
   """What a scan over ticks holds beside the tick at work, whose iterations share one program.
 
   It takes all microbatches at once, embedded. In training it also gives the outputs of all ticks; while backward runs,
-  the gradients of both stand in their place. The scan over layers inside it returns gradients of one tick, which are
-  then added to the sum over ticks.
+  the gradients of both stand in their place. Gradients of weights are added up in place (`jaxmoe/model/stacked.py`).
   """
-  stream = layer_input_bytes(d)
-  if not d.train:
-    return d.executes_idle * d.microbatches * stream
-  layers = holdings(d, stage, in_layers(stacked))
-  return d.executes_idle * ((d.microbatches + d.ticks) * stream + gradient_bytes(d, layers))
+  return d.executes_idle * (d.microbatches + d.train * d.ticks) * layer_input_bytes(d)
 
 
 def gathered_bytes(d: Shares, stacked: Stacked) -> Any:
