@@ -86,9 +86,10 @@ def sizes(sizes_E, num_experts: int, num_rows: int):
     _known_sizes(sizes_E.tolist(), num_rows)
     return sizes_E.astype(jnp.int32)
   checkify.debug_check(jnp.all(sizes_E >= 0), "a group size is negative: {sizes}", sizes=sizes_E)
-  end_E = jnp.cumsum(jnp.clip(sizes_E, 0, num_rows), dtype=jnp.int32)
+  most = jnp.array(min(num_rows + 1, jnp.iinfo(sizes_E.dtype).max), sizes_E.dtype)  # narrow integers would wrap it
+  end_E = jnp.cumsum(jnp.clip(sizes_E, 0, most), dtype=jnp.uint32)  # holds the first sum that is too large
   checkify.debug_check(jnp.all(end_E <= num_rows), "group sizes sum to more than all rows: {sizes}", sizes=sizes_E)
-  end_E = lax.cummax(jnp.minimum(end_E, num_rows))  # past the first sum that is too large, sums may even overflow
+  end_E = lax.cummax(jnp.minimum(end_E, num_rows).astype(jnp.int32))  # past that, sums may even overflow
   return jnp.diff(end_E, prepend=0)
 
 
