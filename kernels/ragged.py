@@ -1,6 +1,9 @@
 """Grouped matmuls by `jax.lax.ragged_dot`, which does exact work on TPU.
 
-On CPU and, as compiled without cuDNN, on CUDA, XLA turns it into the work of every expert on every row.
+On CPU and, as compiled without cuDNN, on CUDA, XLA turns it into the work of every expert on every row, with zeros for
+rows that are not the expert's. There a NaN or an infinity in the weights or scales of one expert, even of one without
+rows, makes the results of all rows NaN, because masking them would cost a pass over all weights; `cpu_tiles` reads
+the weights of an expert for its own rows only.
 """
 
 import functools

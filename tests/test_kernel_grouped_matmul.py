@@ -131,6 +131,22 @@ def test_devices_with_their_own_groups_and_shared_weights(implementation):
   oracle.assert_close(dw_EDF, wanted_dw_EDF, "float32")
 
 
+def test_weights_of_an_expert_without_rows_are_not_read():
+  N, sizes = 12, [4, 0, 6]
+  x_ND, w_EDF = oracle.draw(7, "float32", (N, D), (3, D, F))
+  got = grouped_matmul(x_ND, w_EDF.at[1].set(jnp.nan), jnp.array(sizes), implementation="cpu_tiles")
+  oracle.assert_close(got, oracle.grouped_matmul(x_ND, w_EDF, sizes), "float32")
+
+
+def test_float32_follows_the_precision_that_jax_is_set_to():
+  """Forward, and both gradients."""
+  arrays = operands("several tiles", "float32")
+  for precision, count in (("highest", 3), ("default", 0)):
+    with jax.default_matmul_precision(precision):
+      text = with_gradients.trace("ragged", *arrays).lower(lowering_platforms=("tpu",)).as_text()
+    assert text.count("[#chlo<precision HIGHEST>, #chlo<precision HIGHEST>]") == count
+
+
 def test_scan_and_checkpoint():
   """Layers under `lax.scan` with recomputation give the gradient of the layers written out."""
   x_ND, w_LEDD = oracle.draw(4, "float32", (40, D), (2, 3, D, D))
