@@ -4,7 +4,7 @@ from typing import Literal
 
 import jax.numpy as jnp
 
-from jaxmoe.kernels import activations, choose
+from jaxmoe.kernels import activations, check, choose
 from jaxmoe.kernels.activations import Activation
 from jaxmoe.kernels.choose import Implementation
 from jaxmoe.kernels.expert_ffn import expert_ffn
@@ -43,11 +43,15 @@ def buffer_ffn(
   Raises:
     ValueError, NotImplementedError: as `expert_ffn`.
   """
+  E, D, _ = check.weight_shape("up_EDF", up_EDF)
+  check.buffers(x_ERD, E, D)
+  check.experts(gate_EDF, up_EDF, down_EFD, x_ERD, activation=activation, scaled=False)
+  choose.check_name(implementation, ("einsum", *choose.MODULES))
   if implementation is None and choose.platform() in EINSUM_PLATFORMS:
     implementation = "einsum"
   if implementation == "einsum":
     return buffer_ffn_reference(x_ERD, gate_EDF, up_EDF, down_EFD, activation=activation)
-  E, R, D = x_ERD.shape
+  R = x_ERD.shape[1]
   sizes_E = jnp.full(E, R, jnp.int32)
   x_ND = x_ERD.reshape(E * R, D)
   y_ND = expert_ffn(x_ND, gate_EDF, up_EDF, down_EFD, sizes_E, activation=activation, implementation=implementation)

@@ -1,9 +1,12 @@
 """Which implementation serves a call: the one that the caller names, or the one of the platform it is traced for."""
 
+import functools
 import importlib
+from collections.abc import Iterable
 from typing import Literal, cast
 
 import jax
+from jax.interpreters import batching, mlir
 
 from jaxmoe.kernels.legs import Legs
 
@@ -27,9 +30,16 @@ def implementation(name: Implementation | None) -> Implementation:
   """
   if name is None:
     return of_platform(platform())
-  if name not in MODULES:
-    raise ValueError(f"implementation must be one of {', '.join(MODULES)}, or None for the platform's, got {name!r}")
+  check_name(name, MODULES)
   return name
+
+
+def check_name(name: str | None, known: Iterable[str]):
+  """Raises ValueError unless None or `known`."""
+  if name not in (None, *known):
+    raise ValueError(
+      f"implementation must be one of {', '.join(known)}, or None for the platform's, got {name!r}; choose one of these"
+    )
 
 
 def legs(name: Implementation) -> Legs:
@@ -50,3 +60,50 @@ def of_platform(name: str) -> Implementation:
       " name one: implementation='ragged' runs everywhere, at the work of every expert on all rows"
     )
   return OF_PLATFORM[name]
+
+
+def where_served(name: Implementation, sizes_E):
+  """`sizes_E`, which every leg reads, in a program that may be lowered only for what the implementation serves.
+
+  Nothing says while tracing what a program will be lowered for, so TPU legs are refused no earlier; `hopper` takes the
+  shapes of its tiles from the device, and so raises by itself.
+
+  Raises:
+    NotImplementedError: on lowering, which eager calls do at once, for another platform.
+  """
+  return _tpu_only().bind(sizes_E) if name == "tpu" and not _tpu_is_interpreted() else sizes_E
+
+
+def _tpu_is_interpreted() -> bool:
+  """Whether the TPU interpreter is on, which serves the CPU too; jax keeps that to itself."""
+  from jax._src import config
+
+  return bool(config.pallas_tpu_interpret_mode_context_manager.value)
+
+
+@functools.cache
+def _tpu_only():
+  """The identity, as a primitive that only TPUs have."""
+  from jax.extend.core import Primitive  # loads parts of Pallas, which other implementations do without
+
+  primitive = Primitive("tpu_only")
+  lowered = jax.jit(primitive.bind)
+
+  @primitive.def_impl
+  def _(x):
+    with jax.disable_jit(False):  # where it is disabled, `lowered` would call this again
+      return lowered(x)
+
+  primitive.def_abstract_eval(lambda x: x)
+  batching.defvectorized(primitive)
+  mlir.register_lowering(primitive, _refuse)
+  mlir.register_lowering(primitive, lambda _, x: [x], platform="tpu")
+  return primitive
+
+
+def _refuse(context, _):
+  platforms = context.platforms or context.module_context.platforms
+  raise NotImplementedError(
+    f"implementation='tpu' needs a TPU, got a program for {' and '.join(platforms)}; leave the implementation to the"
+    " platform, or name another"
+  )

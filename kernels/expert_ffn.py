@@ -47,24 +47,23 @@ def expert_ffn(
       of the sum.
     activation: "silu", "gelu" (tanh approximation), or, with a gate only, "clamped": g sigmoid(1.702 g) (u + 1) of
       g = min(x gate, 7) and u = clip(x up, -7, 7).
-    expected_rows: rows that the routing is expected to fill, where N has room for the worst; it decides tiles and the
-      work that loops declare, never results.
+    expected_rows: rows that the routing is expected to fill, where N has room for the worst, a positive number that
+      tracing knows; it decides tiles and the work that loops declare, never results.
     scales: of FP8 gate, up and down, each E or one an output column; for the forward pass only.
 
   Returns:
     y_ND, in the dtype of `x_ND`.
   """
-  E, D, F = check.weight_shape("up_EDF", up_EDF)
+  E, D, _ = check.weight_shape("up_EDF", up_EDF)
   check.rows(x_ND, D, "up_EDF")
-  check.activation(activation, gated=gate_EDF is not None)
   check.scales(scales, gated=gate_EDF is not None)
   scaled = scales[1] is not None
-  if gate_EDF is not None:
-    check.weight("gate_EDF", gate_EDF, (E, D, F), x_ND, scaled=scaled)
-  check.weight("up_EDF", up_EDF, (E, D, F), x_ND, scaled=scaled)
-  check.weight("down_EFD", down_EFD, (E, F, D), x_ND, scaled=scaled)
+  check.experts(gate_EDF, up_EDF, down_EFD, x_ND, activation=activation, scaled=scaled)
+  check.expected_rows(expected_rows)
   sizes_E = check.sizes(group_sizes_E, E, x_ND.shape[0])
+  check.whole(x_ND=x_ND, gate_EDF=gate_EDF, up_EDF=up_EDF, down_EFD=down_EFD, group_sizes_E=sizes_E)
   name = choose.implementation(implementation)
+  sizes_E = choose.where_served(name, sizes_E)
   if scaled:
     return _ffn_scaled(name, activation, x_ND, (gate_EDF, up_EDF, down_EFD), scales, sizes_E)
   return _ffn(name, activation, expected_rows, *vary_alike(x_ND, gate_EDF, up_EDF, down_EFD, sizes_E))

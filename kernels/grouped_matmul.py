@@ -25,7 +25,8 @@ def grouped_matmul(x_ND, w_EDF, group_sizes_E, *, scale=None, implementation: Im
   """y_NF = x_ND w_EDF[expert of the row]; the first `group_sizes_E[0]` rows are expert 0's, and so on.
 
   Differentiable in rows and weights. Products are summed in float32 or wider. Rows past the sum of the sizes are zero
-  in the result and in the gradient of `x_ND`; nothing that they hold enters any other number.
+  in the result and in the gradient of `x_ND`; nothing that they hold enters any other number. Float32 is multiplied
+  as `jax.default_matmul_precision` says, on TPU by default in one pass of bfloat16; `hopper` always does it in full.
 
   Args:
     x_ND: rows, bfloat16, float16, float32 or float64.
@@ -46,7 +47,9 @@ def grouped_matmul(x_ND, w_EDF, group_sizes_E, *, scale=None, implementation: Im
   check.rows(x_ND, D, "w_EDF")
   check.weight("w_EDF", w_EDF, (E, D, F), x_ND, scaled=scale is not None)
   sizes_E = check.sizes(group_sizes_E, E, x_ND.shape[0])
+  check.whole(x_ND=x_ND, w_EDF=w_EDF, group_sizes_E=sizes_E)
   name = choose.implementation(implementation)
+  sizes_E = choose.where_served(name, sizes_E)
   if scale is not None:
     scale_EF = check.scale("scale", scale, E, F, jnp.promote_types(x_ND.dtype, jnp.float32))
     return matmul_scaled(name, *vary_alike(x_ND, w_EDF, scale_EF, sizes_E))
