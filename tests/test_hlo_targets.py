@@ -13,9 +13,9 @@ from jaxmoe.xla.declared import AT_MOST, Declared
 from jaxmoe.xla.elementwise import elementwise_work
 from jaxmoe.xla.flops import matmul_flops
 from jaxmoe.xla.layout import aliased_arguments
-from jaxmoe.xla.loops import UnknownTripCount
 from jaxmoe.xla.rewrites import explain
 from jaxmoe.xla.traffic import memory_traffic
+from jaxmoe.xla.unknown import UnknownTripCount
 from jaxmoe.xla.walk import UnknownOperation
 
 ON_TARGETS = pytest.mark.parametrize("target", TARGETS)

@@ -13,7 +13,7 @@ from known_programs import choice, step
 from jaxmoe.xla import scopes
 from jaxmoe.xla.flops import matmul_flops
 from jaxmoe.xla.hlo import Module
-from jaxmoe.xla.loops import UnknownTripCount
+from jaxmoe.xla.unknown import UnknownTripCount
 from jaxmoe.xla.walk import Declared, UnknownOperation, walk
 
 

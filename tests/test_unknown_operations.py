@@ -24,6 +24,12 @@ PLANTED = {
     rf"custom call 'TopK' \(\S*, \S*router/top_k, {LINE} declares no work; declare it",
   ),
   "loop": ("cpu", GATHER, rf"cannot derive how often a loop runs \(while\S*, \S*/experts/\S*, {LINE}; declare it"),
+  "two_loops": (
+    "cpu",
+    GATHER,
+    rf"scope loop\[\S+ declares .* one loop or kernel, and two stand in it: jax's while \(in .*experts/.*, {LINE},"
+    rf" and jax's while \(in .*, {LINE}; put each into",
+  ),
   "kernel": (
     "tpu:v5e",
     GATHER,

@@ -10,16 +10,14 @@ import functools
 import re
 from collections.abc import Hashable, Mapping
 
-from jaxmoe.xla import scopes
+from jaxmoe.xla import declarations, scopes
 from jaxmoe.xla.hlo import Instruction, Module
-
-KERNEL = "kernel["  # scopes that declare a kernel's work begin so
 
 _METADATA = re.compile(r'\bmetadata=\{(?:"[^"]*"|[^}"])*\}')
 
 
 def kernel_scope(module: Module, x: Instruction) -> str:
-  """The innermost scope around `x` that declares a kernel's work, or the only one around its equals; empty if none."""
+  """The scope that declares the work of `x`, or the only one that declares its equals'; empty if none does."""
   declared = own_scope(x)
   if declared:
     return declared
@@ -28,8 +26,8 @@ def kernel_scope(module: Module, x: Instruction) -> str:
 
 
 def own_scope(x: Instruction) -> str:
-  """The innermost scope around `x` that declares a kernel's work; empty if none does."""
-  return next((scope for scope in reversed(scopes.path(x.op_name)) if scope.startswith(KERNEL)), "")
+  """The scope that declares the work of `x`; empty if none does."""
+  return declarations.of_kernel(x.op_name)
 
 
 def scopes_of_equals(module: Module, x: Instruction) -> frozenset[str]:

@@ -26,7 +26,7 @@ _CALLED = re.compile(
   r"\b(calls|to_apply|body|condition|true_computation|false_computation|select|scatter)=%?([\w.\-]+)"
 )
 _BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
-_ROOT = f"{pathlib.Path(__file__).parents[2]}/"  # lines of our own are named from here
+ROOT = f"{pathlib.Path(__file__).parents[2]}/"  # lines of our own are named from here
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,7 +197,7 @@ class Module:
   def _sources(self) -> dict[str, str]:
     files = dict(re.findall(r'^(\d+) "(.*)"$', self.header.partition("FunctionNames")[0], re.M))
     locations = {
-      number: f"{files.get(file, '?').removeprefix(_ROOT)}:{line}"
+      number: f"{files.get(file, '?').removeprefix(ROOT)}:{line}"
       for number, file, line in re.findall(r"^(\d+) \{file_name_id=(\d+) .*?line=(\d+)", self.header, re.M)
     }
     frames = re.findall(r"^(\d+) \{file_location_id=(\d+)", self.header, re.M)

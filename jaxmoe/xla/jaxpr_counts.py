@@ -10,11 +10,12 @@ from typing import Any
 
 from jax.interpreters import partial_eval
 
+from jaxmoe.xla import declarations, scopes
 from jaxmoe.xla import jaxpr_equations as equations
-from jaxmoe.xla import scopes
 from jaxmoe.xla.collectives import Collective
 from jaxmoe.xla.declared import NOTHING, Declared
 from jaxmoe.xla.matmuls import Matmul
+from jaxmoe.xla.one_for_one import Served
 from jaxmoe.xla.unknown import UnknownOperation, UnknownTripCount
 
 # Their inner program runs once, whole.
@@ -66,6 +67,7 @@ def count(jaxpr: Any, declared: Declared = NOTHING, *, devices: int = 1) -> Trac
     UnknownOperation: work that cannot be counted: a call, kernel or collective without a rule, or a matmul outside
       `shard_map`, which the compiler divides as it likes.
     UnknownTripCount: a `while` that does work without a declared number of trips.
+    WrongDeclaration: a scope that declares what cannot be, or declares it for several loops or kernels.
   """
   program = _opened(jaxpr)
   needed, _ = partial_eval.dce_jaxpr(program, [True] * len(program.outvars))
@@ -81,13 +83,15 @@ class _Place:
 
   Attributes:
     count: executions by one device.
-    names: of the scopes and calls around.
+    names: of the scopes and calls around, with the parts of loops and branches, as HLO spells them.
+    entered: jax's own objects for scopes and transforms around, each with the execution of a program that it is from.
     mesh: sizes of its axes inside `shard_map`, else None.
     bound: under a conditional whose shares nobody declares.
   """
 
   count: float = 1.0
   names: str = ""
+  entered: tuple[tuple[Any, object], ...] = ()
   mesh: Mapping[str, int] | None = None
   bound: bool = False
 
@@ -99,9 +103,15 @@ class _Place:
   def times(self, number: float) -> "_Place":
     return dataclasses.replace(self, count=self.count * number)
 
-  def at(self, eqn: Any) -> "_Place":
+  def inside(self, part: str) -> "_Place":
+    """Of a loop or a branch."""
+    return dataclasses.replace(self, names=f"{self.names}/{part}")
+
+  def at(self, eqn: Any, execution: object) -> "_Place":
     """Of one equation; its names are relative to the program that it stands in."""
-    return dataclasses.replace(self, names=scopes.join(self.names, str(eqn.source_info.name_stack)))
+    stack = eqn.source_info.name_stack
+    entered = (*self.entered, *((one, execution) for one in stack.stack))
+    return dataclasses.replace(self, names=scopes.join(self.names, str(stack)), entered=entered)
 
 
 type _Found = Iterator[Matmul | Collective]
@@ -112,10 +122,12 @@ class _Walker:
 
   def __init__(self, declared: Declared, devices: int):
     self._declared, self._devices = declared, devices
+    self._served = Served()
 
   def program(self, jaxpr: Any, place: _Place) -> _Found:
+    execution = object()
     for eqn in _opened(jaxpr).eqns:
-      yield from self._equation(eqn, place.at(eqn))
+      yield from self._equation(eqn, place.at(eqn, execution))
 
   def _equation(self, eqn: Any, place: _Place) -> _Found:
     name = eqn.primitive.name
@@ -135,7 +147,7 @@ class _Walker:
       case "shard_map":
         yield from self.program(inner[0], dataclasses.replace(place, mesh=dict(eqn.params["mesh"].shape)))
       case "scan":
-        yield from self.program(inner[0], place.times(eqn.params["length"]))
+        yield from self.program(inner[0], place.times(eqn.params["length"]).inside("while/body"))
       case "while":
         yield from self._while(eqn, place)
       case "cond":
@@ -147,24 +159,27 @@ class _Walker:
 
   def _while(self, eqn: Any, place: _Place) -> _Found:
     """Its condition runs once more than its body."""
-    trips = self._declared.trip_counts.get(place.scope, self._declared.scope_says("loop", place.scope))
-    for name, more in (("cond_jaxpr", 1), ("body_jaxpr", 0)):
-      for one in self.program(eqn.params[name], place.times((trips or 0) + more)):
+    op_name, where = f"{place.names}/while", lambda: _where(eqn, place)
+    trips = self._declared.trip_counts.get(scopes.innermost_own(op_name))
+    if trips is None:
+      trips = self._declared.of_loop(op_name, where)
+      self._served.by(declarations.of_loop(op_name), eqn, op_name, place.entered, where)
+    for part, more in (("cond", 1), ("body", 0)):
+      around = place.times((trips or 0) + more).inside(f"while/{part}")
+      for one in self.program(eqn.params[f"{part}_jaxpr"], around):
         if trips is None:
-          raise UnknownTripCount(
-            f"nothing declares how often a `while` runs (in {place.names or 'no scope'}); declare it in a"
-            " jax.named_scope around it, loop[expected=..,max=..]"
-          )
+          raise UnknownTripCount(declarations.undeclared_loop(op_name, where()))
         yield one
 
   def _branches(self, branches: list[Any], place: _Place) -> _Found:
     """Each by its declared share; else the matmuls, and the collectives, of the branch that has most of them."""
     shares = self._declared.branch_shares.get(place.scope)
     if shares is not None:
-      for branch, share in zip(branches, shares, strict=True):
-        yield from self.program(branch, place.times(share))
+      for i, (branch, share) in enumerate(zip(branches, shares, strict=True)):
+        yield from self.program(branch, place.times(share).inside(f"cond/branch_{i}_fun"))
       return
-    done = [list(self.program(branch, dataclasses.replace(place, bound=True))) for branch in branches]
+    bound = dataclasses.replace(place, bound=True)
+    done = [list(self.program(branch, bound.inside(f"cond/branch_{i}_fun"))) for i, branch in enumerate(branches)]
     yield from max(([x for x in one if isinstance(x, Matmul)] for one in done), key=_flops)
     yield from max(([x for x in one if isinstance(x, Collective)] for one in done), key=_bytes)
 
@@ -172,17 +187,20 @@ class _Walker:
     name = eqn.primitive.name
     if place.mesh is None and self._devices > 1:
       raise UnknownOperation(f"jax's {name} stands outside shard_map, where no device's share of it is known")
-    flops = None if name == "dot_general" else self._declared_flops(place)
+    flops = None if name == "dot_general" else self._declared_flops(eqn, place)
     if flops is None:
       flops = equations.MATMULS[name](eqn) if name in equations.MATMULS else equations.estimated_flops(eqn)
     if flops is None:
       raise _unknown(eqn, place)
     return Matmul(name=name, op_name=f"{place.names}/{name}", flops=flops, count=place.count)
 
-  def _declared_flops(self, place: _Place) -> float | None:
-    """Of the innermost scope that declares a kernel's work."""
-    said = (self._declared.scope_says("kernel", scope) for scope in reversed(scopes.path(f"{place.names}/")))
-    return next((flops for flops in said if flops is not None), None)
+  def _declared_flops(self, eqn: Any, place: _Place) -> float | None:
+    """Of the scope that declares a kernel's work."""
+    op_name, where = f"{place.names}/{eqn.primitive.name}", lambda: _where(eqn, place)
+    scope = declarations.of_kernel(op_name)
+    flops = self._declared.of_kernel(scope, where)
+    self._served.by(scope, eqn, op_name, place.entered, where)
+    return flops
 
 
 def _collective(eqn: Any, place: _Place) -> Collective:
@@ -211,7 +229,18 @@ def _bytes(collectives: list[Collective]) -> float:
 
 
 def _unknown(eqn: Any, place: _Place) -> UnknownOperation:
-  return UnknownOperation(f"jax's {eqn.primitive.name} (in {place.names or 'no scope'}) has no rule in jaxpr_counts.py")
+  remedy = (
+    f"declares no work; declare it in a jax.named_scope around it, {declarations.KERNEL_FORM}"
+    if eqn.primitive.name in _KERNELS
+    else "has no rule in jaxpr_counts.py"
+  )
+  return UnknownOperation(f"{_where(eqn, place)} {remedy}")
+
+
+def _where(eqn: Any, place: _Place) -> str:
+  """An equation's name, what is around it, and its line."""
+  around = filter(None, (place.names.strip("/") or "no scope", equations.line(eqn)))
+  return f"jax's {eqn.primitive.name} (in {', '.join(around)})"
 
 
 def _inner(eqn: Any) -> list[Any]:

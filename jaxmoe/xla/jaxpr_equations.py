@@ -5,8 +5,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from jax.extend import source_info_util
 
 from jaxmoe.xla.groups import UNMAPPED, pair_axes
+from jaxmoe.xla.hlo import ROOT
 
 # jax's primitive -> HLO's name of what it becomes.
 COLLECTIVES = {
@@ -70,6 +72,12 @@ def axes_crossed(eqn: Any, mesh: Mapping[str, int]) -> tuple[str, ...]:
 def group_size(eqn: Any, mesh: Mapping[str, int]) -> int:
   """Devices of one group; 2 for a permutation."""
   return 2 if "perm" in eqn.params else math.prod(mesh[axis] for axis in axes_named(eqn))
+
+
+def line(eqn: Any) -> str:
+  """`file.py:12` of the user's call that jax made it of; empty if unknown."""
+  summary = source_info_util.summarize(eqn.source_info)
+  return ":".join(summary.partition(" (")[0].split(":")[:2]).removeprefix(ROOT)
 
 
 def _elements(x: Any) -> int:

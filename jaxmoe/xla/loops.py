@@ -9,7 +9,6 @@ import re
 from typing import NamedTuple
 
 from jaxmoe.xla.hlo import Computation, Instruction, Module
-from jaxmoe.xla.unknown import UnknownTripCount
 
 _KNOWN_TRIP_COUNT = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _TRANSPARENT = frozenset({"bitcast", "broadcast", "convert", "copy", "reshape", "opt-barrier"})
@@ -66,23 +65,16 @@ def enter(module: Module, call: Instruction, frame: Frame) -> Frame:
   return Frame(module.computations[called.get("calls") or called["to_apply"]], Site(call, frame))
 
 
-def trip_count(module: Module, loop: Instruction, frame: Frame) -> int:
+def trip_count(module: Module, loop: Instruction, frame: Frame) -> int | None:
   """Times that the body of `loop`, found in `frame`, runs.
 
-  Raises:
-    UnknownTripCount: XLA does not say, and the condition is not `i < constant` (or <=, >, >=, !=) over an i
-      that starts at a constant and moves by a constant.
+  `None` if XLA does not say, and the condition is not `i < constant` (or <=, >, >=, !=) over an i that starts at a
+  constant and moves by a constant.
   """
   known = _KNOWN_TRIP_COUNT.search(loop.attributes)
   if known:
     return int(known.group(1))
-  count = _Evaluator(module).trips(loop, frame)
-  if count is None:
-    raise UnknownTripCount(
-      f"cannot derive how often a loop runs ({frame.place(module, loop)}); declare it in a jax.named_scope around it,"
-      " loop[expected=..,max=..], or with Declared(trip_counts=...) under the name of that scope"
-    )
-  return count
+  return _Evaluator(module).trips(loop, frame)
 
 
 class _Evaluator:

@@ -98,6 +98,11 @@ def base(opcode: str) -> str:
   return opcode
 
 
+def is_listed(target: str) -> bool:
+  """Whether a custom call's work is known by its target."""
+  return target in MATMUL_CUSTOM_CALLS or target in OTHER_CUSTOM_CALLS
+
+
 @functools.cache
 def executes(opcode: str) -> bool:
   """False for the halves of an asynchronous operation that only wait for it."""

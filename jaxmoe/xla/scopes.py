@@ -15,6 +15,7 @@ _STRUCTURE = frozenset(
     "eval_jaxpr", "jit", "pjit", "remat", "remat2", "rematted_computation", "scan", "shard_map", "while",
   }
 )  # fmt: skip
+_INSIDE = re.compile(r"body|cond|scan|while|branch_\d+_fun")  # of a loop or a branch
 
 
 @functools.lru_cache(maxsize=65536)
@@ -25,14 +26,14 @@ def path(op_name: str) -> tuple[str, ...]:
   scope's repetition (recomputed under `jax.checkpoint`, `attention` stands inside `attention`). A user scope
   therefore cannot be named `body`, `cond`, `scan` or `while`.
   """
-  scopes = op_name.rpartition("/")[0]
-  while True:
-    bare = _TRANSFORM.sub(r"\1", scopes)
-    if bare == scopes:
-      break
-    scopes = bare
-  parts = [part for part in _FUNCTION.sub("", scopes).split("/") if _is_user_scope(part)]
-  return tuple(part for part, _ in itertools.groupby(parts))
+  return tuple(part for part, _ in itertools.groupby(filter(_is_user_scope, _parts(op_name))))
+
+
+@functools.lru_cache(maxsize=65536)
+def own(op_name: str) -> tuple[str, ...]:
+  """Of `path`, the scopes inside the innermost loop or branch around the operation: others are around that one."""
+  inside = list(itertools.takewhile(lambda part: not _INSIDE.fullmatch(part), reversed(_parts(op_name))))
+  return tuple(filter(_is_user_scope, reversed(inside)))
 
 
 def joined_path(op_name: str) -> str:
@@ -50,6 +51,11 @@ def innermost(op_name: str) -> str:
   return (path(op_name) or ("",))[-1]
 
 
+def innermost_own(op_name: str) -> str:
+  """The last of `own`; empty without."""
+  return (own(op_name) or ("",))[-1]
+
+
 def part(op_name: str, parts: Iterable[str]) -> str:
   """The first of `parts` that is a scope around an operation; `OTHER` if none is."""
   around = path(op_name)
@@ -61,6 +67,16 @@ def join(outer: str, inner: str) -> str:
   if not outer or inner == outer or inner.startswith(outer + "/"):
     return inner or outer
   return f"{outer}/{inner}"
+
+
+def _parts(op_name: str) -> list[str]:
+  """Without the primitive at the end, transforms and functions."""
+  scopes = op_name.rpartition("/")[0]
+  while True:
+    bare = _TRANSFORM.sub(r"\1", scopes)
+    if bare == scopes:
+      return _FUNCTION.sub("", scopes).split("/")
+    scopes = bare
 
 
 def _is_user_scope(part: str) -> bool:

@@ -11,3 +11,7 @@ class UnknownOperation(Unknown, NotImplementedError):
 
 class UnknownTripCount(Unknown, ValueError):
   """A loop whose iterations cannot be known from the program."""
+
+
+class WrongDeclaration(Unknown, ValueError):
+  """A scope that is to declare the work of one loop or kernel, and cannot: its numbers, or that several stand in it."""

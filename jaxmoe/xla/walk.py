@@ -6,10 +6,11 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 
 from jaxmoe.xla import equal_kernels, opcodes, scopes
+from jaxmoe.xla.declarations import KERNEL_FORM, undeclared_loop
 from jaxmoe.xla.declared import AT_MOST, NOTHING, Declared, custom_call_flops
 from jaxmoe.xla.hlo import Instruction, Module, without_collector
 from jaxmoe.xla.loops import Frame, Site, trip_count
-from jaxmoe.xla.unknown import UnknownOperation
+from jaxmoe.xla.unknown import UnknownOperation, UnknownTripCount
 
 
 @dataclasses.dataclass(slots=True, eq=False)  # not frozen, for speed, as `Instruction`
@@ -47,6 +48,7 @@ def walk(module: Module, declared: Declared = NOTHING, *, weight: Weight | None 
   Raises:
     UnknownOperation: an opcode or custom call that no table lists.
     UnknownTripCount: a loop whose iterations are neither derivable nor declared.
+    WrongDeclaration: a scope that declares what cannot be.
   """
   same = declared is AT_MOST and not module.declares
   return _chosen(_steps(module, NOTHING if same else declared), weight)
@@ -119,12 +121,15 @@ class _Walker:
     self.enter(frame, visit.count * times, outer, visit.bound or bound)
 
   def _trips(self, visit: Visit) -> float:
-    """What the caller declares, what the loop's own scope declares, or what the program says; in this order."""
-    scope = scopes.innermost(visit.op_name)
-    for declared in (self._declared.trip_counts.get(scope), self._declared.scope_says("loop", scope)):
-      if declared is not None:
-        return declared
-    return trip_count(self._module, visit.instruction, visit.frame)
+    """What the caller declares, what the program says, or what the loop's own scope declares; in this order."""
+    given = self._declared.trip_counts.get(scopes.innermost_own(visit.op_name))
+    trips = trip_count(self._module, visit.instruction, visit.frame) if given is None else given
+    if trips is None:
+      trips = self._declared.of_loop(visit.op_name, lambda: visit.frame.place(self._module, visit.instruction))
+    if trips is None:
+      where = visit.frame.place(self._module, visit.instruction)
+      raise UnknownTripCount(undeclared_loop(visit.op_name, where))
+    return trips
 
   def _branches(self, visit: Visit, outer: str) -> None:
     names, scope = visit.instruction.branches, scopes.innermost(visit.op_name)
@@ -155,8 +160,7 @@ class _Walker:
       raise UnknownOperation(f"operation {x.opcode} ({where}) is in no table of jaxmoe/xla/opcodes.py; add it there")
     if opcodes.executes(x.opcode):
       target = x.text("custom_call_target")
-      listed = opcodes.MATMUL_CUSTOM_CALLS | opcodes.OTHER_CUSTOM_CALLS
-      if target not in listed and custom_call_flops(self._module, x, self._declared) is None:
+      if not opcodes.is_listed(target) and custom_call_flops(self._module, x, self._declared) is None:
         raise UnknownOperation(self._undeclared(target, x, frame))
 
   def _undeclared(self, target: str, x: Instruction, frame: Frame) -> str:
@@ -164,6 +168,6 @@ class _Walker:
     return (
       f"custom call {target!r} ({frame.place(self._module, x)}) declares no work"
       + (f", and kernels equal to it declare differing work ({', '.join(sorted(different))})" if different else "")
-      + "; declare it in a jax.named_scope around it, kernel[expected=..,max=..,bytes=..], or its matmul FLOPs with"
+      + f"; declare it in a jax.named_scope around it, {KERNEL_FORM}, or its matmul FLOPs with"
       " Declared(custom_call_flops=...), 0 if it does none"
     )
