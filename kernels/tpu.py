@@ -1,26 +1,32 @@
 """Grouped matmuls on TPU: the compiler's `ragged_dot` where it copies nothing, an own kernel for what it does not fuse.
 
 `ragged_dot` writes gate and up apart from the hidden rows, and copies all weights transposed before it multiplies with
-them. The own kernel serves bfloat16 with lanes of 128 whose blocks fit; all else is `ragged`'s, at the same FLOPs.
+them. The own kernel serves bfloat16 with lanes of 128 where `tpu_blocks.choose` finds blocks with which it needs no
+more bytes; all else is `ragged`'s.
 """
 
+import functools
+
+import jax
 import jax.numpy as jnp
 
 from jaxmoe.kernels import activations, ragged
 from jaxmoe.kernels.activations import Activation
 from jaxmoe.kernels.ragged import matmul, matmul_scaled, up
 from jaxmoe.kernels.ragged import weight_gradient_masked as weight_gradient  # the TPU kernel masks both operands
-from jaxmoe.kernels.tpu_rows import LANES, block_width, grouped_rows
+from jaxmoe.kernels.tpu_blocks import LANES, Job, choose, choose_apart, chunk_rows
+from jaxmoe.kernels.tpu_rows import grouped_rows
 
 __all__ = ["gated_up", "matmul", "matmul_scaled", "matmul_transposed", "matmuls_transposed", "up", "weight_gradient"]
 
 
 def gated_up(x_ND, gate_EDF, up_EDF, sizes_E, activation: Activation):
-  width = block_width(x_ND, gate_EDF.shape[2], terms=1, beside=2, outputs=3)
-  if width is None or not _serves(x_ND, gate_EDF):
+  job = _job([x_ND], gate_EDF, beside=2, outputs=3, transposed=False)
+  blocks = _serves(job, x_ND) and choose(job, device_kind())
+  if not blocks:
     return ragged.gated_up(x_ND, gate_EDF, up_EDF, sizes_E, activation)
   epilogue = lambda gate, up: (activations.gated(activation, gate, up), gate, up)  # noqa: E731
-  return tuple(grouped_rows([(x_ND, [gate_EDF, up_EDF])], sizes_E, epilogue, outputs=3, transposed=False, width=width))
+  return tuple(grouped_rows([(x_ND, [gate_EDF, up_EDF])], sizes_E, epilogue, job, blocks, chunk_rows(device_kind())))
 
 
 def matmul_transposed(y_NF, w_EDF, sizes_E):
@@ -28,14 +34,31 @@ def matmul_transposed(y_NF, w_EDF, sizes_E):
 
 
 def matmuls_transposed(rows_NF, weights_EDF, sizes_E):
-  width = block_width(rows_NF[0], weights_EDF[0].shape[1], terms=len(rows_NF), beside=1, outputs=1)
-  if width is None or not _serves(rows_NF[0], weights_EDF[0]):
-    return ragged.matmuls_transposed(rows_NF, weights_EDF, sizes_E)
+  job, kind = _job(rows_NF, weights_EDF[0], beside=1, outputs=1, transposed=True), device_kind()
   terms = [(y_NF, [w_EDF]) for y_NF, w_EDF in zip(rows_NF, weights_EDF, strict=True)]
-  (x_ND,) = grouped_rows(terms, sizes_E, lambda sum_: (sum_,), outputs=1, transposed=True, width=width)
-  return x_ND
+  run = lambda terms, job, blocks: grouped_rows(  # noqa: E731
+    terms, sizes_E, lambda sum_: (sum_,), job, blocks, chunk_rows(kind)
+  )[0]
+  if _serves(job, rows_NF[0]):
+    if blocks := choose(job, kind):
+      return run(terms, job, blocks)
+    if blocks := choose_apart(job, kind):
+      return functools.reduce(jnp.add, (run([term], job._replace(terms=1), blocks) for term in terms))
+  return ragged.matmuls_transposed(rows_NF, weights_EDF, sizes_E)
 
 
-def _serves(x_NK, w_EDF) -> bool:
-  lanes = all(size % LANES == 0 for size in w_EDF.shape[1:])
-  return lanes and x_NK.dtype == jnp.bfloat16 and x_NK.shape[0] > 0
+def _job(rows, w_EDF, *, beside: int, outputs: int, transposed: bool) -> Job:
+  (N, K), (E, *_), size = rows[0].shape, w_EDF.shape, rows[0].dtype.itemsize
+  return Job(N, E, K, w_EDF.shape[1 if transposed else 2], len(rows), beside, outputs, transposed, size)
+
+
+def _serves(job: Job, x_NK) -> bool:
+  return x_NK.dtype == jnp.bfloat16 and job.K % LANES == 0 and job.F % LANES == 0
+
+
+def device_kind() -> str | None:
+  """Kind of the mesh's devices, or of jax's default backend if that is a TPU; None where neither tells."""
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  if device is None:
+    return jax.devices()[0].device_kind if jax.default_backend() == "tpu" else None
+  return device.device_kind if device.platform == "tpu" else None

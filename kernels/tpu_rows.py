@@ -1,8 +1,8 @@
 """Mosaic TPU kernel over tiles of rows: out = epilogue(sums of x @ w), each row with its expert's weights.
 
-Tiles lie at multiples of their height, so one that holds a boundary is visited once for each expert in it. Visits go
-through the rows in order, once for each block of columns: every weight is copied once, and a tile's results stay in
-fast memory until its last visit.
+Tiles lie at multiples of their height, so one that holds a boundary is visited once for each expert in it, and each
+visit multiplies only its expert's rows, rounded outwards. Visits go through the rows in order, once for each block of
+columns: every weight is copied once, and a tile's results stay in fast memory until its last visit.
 """
 
 import functools
@@ -16,18 +16,24 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from jaxmoe.kernels import work
+from jaxmoe.kernels import tpu_blocks, work
+from jaxmoe.kernels.tpu_blocks import LANES, SUBLANES, Blocks, Job
 
-TILE_ROWS = 128
-LANES = 128
-VMEM_BYTES = 12 * 2**20  # of the 16 MiB that a kernel gets on the smallest device served
+TAILS = (16, 32, 64, 128)  # rows of a multiplication that a chunk would pad
 
 
 class Visits(NamedTuple):
-  """Visit v multiplies tile `tile[v]` with the weights of `group[v]`; the first `count[0]` exist. E is no expert."""
+  """Visit v multiplies `rows[v]` rows from `first[v]` of tile `tile[v]` with the weights of `group[v]`.
+
+  The first `count[0]` exist. Where a tile holds no expert's rows, none are multiplied, and `source[v]` and `group[v]`
+  repeat, so that nothing is copied for it.
+  """
 
   group: jax.Array
   tile: jax.Array
+  source: jax.Array
+  first: jax.Array
+  rows: jax.Array
   start: jax.Array
   end: jax.Array
   count: jax.Array
@@ -37,105 +43,125 @@ def grouped_rows(
   terms: Sequence[tuple[jax.Array, Sequence[jax.Array]]],
   sizes_E,
   epilogue: Callable,
-  *,
-  outputs: int,
-  transposed: bool,
-  width: int,
+  job: Job,
+  blocks: Blocks,
+  chunk: int,
 ):
-  """`outputs` arrays of N rows: epilogue(acc_1, acc_2, ...), where acc_i sums x @ w_i over the terms (x, (w_1, ...)).
+  """`job.outputs` arrays of N rows: epilogue(acc_1, ..), where acc_i sums x @ w_i over the terms (x, (w_1, ..)).
 
   Args:
-    terms: rows of one length and width K, each with weights of one shape: EKF, or EFK if `transposed`.
-    epilogue: float32 accumulators of one tile to a tuple of `outputs` tiles; elementwise.
-    width: columns of a block, from `block_width`.
+    terms: rows of one length and width K, each with weights of one shape: EKF, or EFK if the job is transposed.
+    epilogue: float32 accumulators of some rows to a tuple of results; elementwise.
+    chunk: rows of one multiplication.
   """
   rows, weights = [x for x, _ in terms], [w for _, ws in terms for w in ws]
-  (N, K), E, F = rows[0].shape, weights[0].shape[0], weights[0].shape[1 if transposed else 2]
-  height = min(TILE_ROWS, N)
-  visits = _visits(sizes_E, N, height)
-  at_tile = lambda f, v, group, tile, *_: (tile[v], 0)  # noqa: E731
-  at_block = lambda f, v, group, tile, *_: (tile[v], f)  # noqa: E731
-
-  def at_weight(f, v, group, *_):
-    e = jnp.minimum(group[v], E - 1)
-    return (e, f, 0) if transposed else (e, 0, f)
-
-  weight_block = (None, width, K) if transposed else (None, K, width)
-  beside = len(terms[0][1])
+  visits = visits_of(sizes_E, job.N, blocks.height, chunk)
+  result = jax.ShapeDtypeStruct((job.N, job.F), rows[0].dtype, manual_axis_type=jax.typeof(rows[0]).manual_axis_type)
+  result_bytes = job.outputs * job.N * job.F * job.itemsize
+  flops_a_row = 2 * job.K * job.F * job.weights
   call = pl.pallas_call(
-    functools.partial(_visit, len(rows), beside, epilogue, E, height, 1 if transposed else 0),
-    grid_spec=pltpu.PrefetchScalarGridSpec(
-      num_scalar_prefetch=len(visits),
-      grid=(F // width, visits.tile.shape[0]),
-      in_specs=[
-        *(pl.BlockSpec((height, K), at_tile) for _ in rows),
-        *(pl.BlockSpec(weight_block, at_weight) for _ in weights),
-      ],
-      out_specs=[pl.BlockSpec((height, width), at_block)] * outputs,
-    ),
-    out_shape=[jax.ShapeDtypeStruct((N, F), rows[0].dtype, manual_axis_type=jax.typeof(rows[0]).manual_axis_type)]
-    * outputs,
+    functools.partial(_visit, job, min(chunk, blocks.height), epilogue),
+    grid_spec=_grid(job, blocks, visits),
+    out_shape=[result] * job.outputs,
     cost_estimate=pl.CostEstimate(
-      flops=2 * N * K * F * len(weights),
-      transcendentals=N * F if outputs > 1 else 0,
-      bytes_accessed=_bytes(rows) * (F // width) + _bytes(weights) + outputs * N * F * rows[0].dtype.itemsize,
+      flops=flops_a_row * job.N,
+      transcendentals=job.N * job.F if job.outputs > 1 else 0,
+      bytes_accessed=tpu_blocks.own_bytes(job, blocks),
     ),
-    compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary")),
+    compiler_params=pltpu.CompilerParams(
+      dimension_semantics=("parallel", "arbitrary"),
+      vmem_limit_bytes=tpu_blocks.used_bytes(job, blocks, chunk),
+    ),
   )
   declared_bytes = work.kernel_bytes(
-    N,
-    E,
-    row_bytes=_bytes(rows) / N * (F // width),  # once for each block of columns
-    weight_bytes=_bytes(weights),
-    result_bytes=outputs * N * F * rows[0].dtype.itemsize,
+    job.N,
+    job.E,
+    row_bytes=job.terms * job.K * job.itemsize * tpu_blocks.passes(job, blocks),
+    weight_bytes=sum(w.size * w.dtype.itemsize for w in weights),
+    result_bytes=result_bytes,
   )
-  with jax.named_scope(work.kernel_scope(2 * K * F * len(weights), N, declared_bytes)):
+  with jax.named_scope(work.kernel_scope(flops_a_row, job.N, declared_bytes)):
     return call(*visits, *rows, *weights)
 
 
-def _visit(
-  terms: int, beside: int, epilogue, E: int, height: int, contracted: int, group, tile, start, end, count, *refs
-):
-  rows, weights, results = refs[:terms], refs[terms : terms + terms * beside], refs[terms + terms * beside :]
-  v = pl.program_id(1)
+def _grid(job: Job, blocks: Blocks, visits: Visits):
+  def at_weight(f, v, group, *_):
+    return (group[v], f, 0) if job.transposed else (group[v], 0, f)
+
+  weight_block = (None, blocks.width, job.K) if job.transposed else (None, job.K, blocks.width)
+  weight = pl.BlockSpec(weight_block, at_weight, pipeline_mode=pl.Buffered(blocks.buffers))
+  rows = pl.BlockSpec((blocks.height, job.K), lambda f, v, group, tile, source, *_: (source[v], 0))
+  result = pl.BlockSpec((blocks.height, blocks.width), lambda f, v, group, tile, *_: (tile[v], f))
+  return pltpu.PrefetchScalarGridSpec(
+    num_scalar_prefetch=len(visits),
+    grid=(job.F // blocks.width, visits.tile.shape[0]),
+    in_specs=[rows] * job.terms + [weight] * job.weights,
+    out_specs=[result] * job.outputs,
+  )
+
+
+def _visit(job: Job, chunk: int, epilogue, group, tile, source, first, rows, start, end, count, *refs):
+  operands, weights, results = refs[: job.terms], refs[job.terms : -job.outputs], refs[-job.outputs :]
+  (height, width), v = results[0].shape, pl.program_id(1)
+  piece = tpu_blocks.piece(job, width)
+  dims = (((1,), (1 if job.transposed else 0,)), ((), ()))
+
+  def multiply(at, size, columns):
+    here, there = pl.ds(at, size), pl.ds(pl.multiple_of(columns * piece, LANES), piece)
+    part = (there, slice(None)) if job.transposed else (slice(None), there)
+    dot = lambda x, w: lax.dot_general(x[here, :], w[part], dims, preferred_element_type=jnp.float32)  # noqa: E731
+    sums = [functools.reduce(jnp.add, map(dot, operands, weights[j :: job.beside])) for j in range(job.beside)]
+    row = tile[v] * height + at + lax.broadcasted_iota(jnp.int32, (size, piece), 0)
+    is_mine = (start[group[v]] <= row) & (row < end[group[v]])
+    for result, new in zip(results, epilogue(*sums), strict=True):
+      before = result[here, there].astype(jnp.float32)
+      result[here, there] = jnp.where(is_mine, new, before).astype(result.dtype)
+
+  def multiply_all(turn, size):
+    at = pl.multiple_of(jnp.minimum(first[v] + turn * chunk, height - size), SUBLANES)
+    lax.fori_loop(0, width // piece, lambda columns, _: multiply(at, size, columns), None)
+
+  @pl.when((v < count[0]) & ((v == 0) | (tile[jnp.maximum(v - 1, 0)] != tile[v])))
+  def _():
+    for result in results:
+      result[...] = jnp.zeros_like(result)
 
   @pl.when(v < count[0])
   def _():
-    dims = (((1,), (contracted,)), ((), ()))
-    multiply = lambda x, w: lax.dot_general(x[...], w[...], dims, preferred_element_type=jnp.float32)  # noqa: E731
-    sums = [functools.reduce(jnp.add, map(multiply, rows, weights[j::beside])) for j in range(beside)]
-    e, t = group[v], tile[v]
-    is_first = (v == 0) | (tile[jnp.maximum(v - 1, 0)] != t)
-    row = t * height + lax.broadcasted_iota(jnp.int32, results[0].shape, 0)
-    is_mine = (start[e] <= row) & (row < end[e]) & (e < E)
-    for result, new in zip(results, epilogue(*sums), strict=True):
-      before = jnp.where(is_first, 0.0, result[...].astype(jnp.float32))
-      result[...] = jnp.where(is_mine, new, before).astype(result.dtype)
+    turns = lax.div(rows[v], chunk)
+    lax.fori_loop(0, turns, lambda turn, _: multiply_all(turn, chunk), None)
+    for size in _tails(chunk)[:-1]:
+      pl.when(lax.rem(rows[v], chunk) == size)(functools.partial(multiply_all, turns, size))
 
 
-def _visits(sizes_E, N: int, height: int) -> Visits:
-  """Visits in order of rows; the rows of no expert count as expert E's. Visits that do not exist repeat the last."""
-  E = sizes_E.shape[0]
-  end_G = jnp.append(jnp.cumsum(sizes_E), N).astype(jnp.int32)
+def visits_of(sizes_E, N: int, height: int, chunk: int) -> Visits:
+  """Visits in order of rows, first those of experts, then of rows that have none. Those that do not exist repeat."""
+  E, chunk = sizes_E.shape[0], min(chunk, height)
+  end_G = jnp.append(jnp.cumsum(sizes_E), N).astype(jnp.int32)  # the last group's rows are no expert's
   start_G = jnp.concatenate([jnp.zeros_like(end_G[:1]), end_G[:-1]])
   first_G = start_G // height
   visits_G = jnp.where(end_G > start_G, (end_G - 1) // height - first_G + 1, 0)
   past_G = jnp.cumsum(visits_G)
+
+  def at(v):
+    group = jnp.sum(v[:, None] >= past_G[None, :-1], axis=1, dtype=jnp.int32)
+    return group, first_G[group] + v - (past_G - visits_G)[group]
+
   v = jnp.minimum(jnp.arange(math.ceil(N / height) + E, dtype=jnp.int32), past_G[-1] - 1)
-  group = jnp.sum(v[:, None] >= past_G[None, :-1], axis=1, dtype=jnp.int32)
-  tile = first_G[group] + v - (past_G - visits_G)[group]
-  return Visits(group, tile, start_G, end_G, past_G[-1:])
+  group, tile = at(v)
+  held, source = at(jnp.clip(v, 0, jnp.maximum(past_G[-2] - 1, 0)))
+  first = jnp.maximum(start_G[group] - tile * height, 0) // SUBLANES * SUBLANES
+  needed = jnp.minimum(end_G[group] - tile * height, height) - first
+  rows = jnp.where(group < E, _rounded(needed, chunk), 0)
+  return Visits(jnp.minimum(held, E - 1), tile, source, first, rows, start_G, end_G, past_G[-1:])
 
 
-def block_width(x_NK, columns: int, *, terms: int, beside: int, outputs: int) -> int | None:
-  """The most columns of a block that divide all `columns` and fit into fast memory twice; None if none do."""
-  K, size = x_NK.shape[1], x_NK.dtype.itemsize
-  for width in range(columns, 0, -LANES):
-    blocks = terms * TILE_ROWS * K + terms * beside * K * width + outputs * TILE_ROWS * width
-    if columns % width == 0 and 2 * size * blocks + 4 * beside * TILE_ROWS * width <= VMEM_BYTES:
-      return width
-  return None
+def _rounded(rows, chunk: int):
+  """Chunks and a tail that hold so many rows."""
+  rest = rows % chunk
+  tail = functools.reduce(lambda larger, size: jnp.where(rest <= size, size, larger), reversed(_tails(chunk)))
+  return rows - rest + jnp.where(rest > 0, tail, 0)
 
 
-def _bytes(arrays) -> int:
-  return sum(x.size * x.dtype.itemsize for x in arrays)
+def _tails(chunk: int) -> tuple[int, ...]:
+  return (*(size for size in TAILS if size < chunk), chunk)
