@@ -10,11 +10,13 @@ here; their times mean nothing.
 
 import argparse
 import dataclasses
-import datetime
 import json
 import pathlib
 import sys
 import time
+from typing import Any
+
+from recorded import RESULTS, now, query, stem, versions
 
 from jaxmoe.config.catalogue import document_names, load_cluster, load_deployment
 from jaxmoe.config.deployment import Deployment
@@ -23,14 +25,13 @@ from jaxmoe.cost.estimate import estimate
 from jaxmoe.cost.one_rank import one_rank
 from jaxmoe.xla.verify import measure
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 FEWEST_STEPS, SECONDS_A_PLAN = 3, 20.0
 HEADERS = ("plan", "job", "predicted ms (formula)", "measured ms", "spread", "measured / predicted")
 
 
 def main(arguments: list[str] | None = None) -> int:
   parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
-  parser.add_argument("--out", type=pathlib.Path, default=ROOT / "benchmarks" / "results")
+  parser.add_argument("--out", type=pathlib.Path, default=RESULTS)
   parser.add_argument("--cluster", default="dgx_h200")
   parser.add_argument("--steps", type=int, default=20)
   parser.add_argument("--minutes", type=float, default=8.0, help="start nothing new after this long")
@@ -39,12 +40,13 @@ def main(arguments: list[str] | None = None) -> int:
   options.out.mkdir(parents=True, exist_ok=True)
   deadline = time.monotonic() + 60 * options.minutes
   plans = [_small(name) if options.dry_run else load_deployment(name) for name in document_names()]
-  rows: list[dict] = []
+  record = begun(options)
+  rows = record["rows"]
   for d in sorted((_on(one_rank(plan), options.cluster) for plan in plans), key=_predicted_s):
     named = {"deployment": d.name, "job": d.job.kind, "predicted_s": _predicted_s(d)}
     rows.append({**named, **({"error": "out of time"} if time.monotonic() > deadline else _measured(d, options.steps))})
     print(_line(rows[-1]), flush=True)
-    _write(options, rows)  # after each, so that a run that is cut short keeps what it measured
+    _write(options, record)  # after each, so that a run that is cut short keeps what it measured
   return int(all("error" in row for row in rows))
 
 
@@ -70,16 +72,29 @@ def _on(d: Deployment, cluster: str) -> Deployment:
   return dataclasses.replace(d, cluster=load_cluster(cluster))
 
 
-def _write(options: argparse.Namespace, rows: list[dict]) -> None:
-  stem = "measure_dry_run" if options.dry_run else "measure"
-  document = {"date": datetime.date.today().isoformat(), "cluster": options.cluster, "rows": rows}
-  (options.out / f"{stem}.json").write_text(json.dumps(document, indent=2) + "\n")
-  known = next((row for row in rows if "device" in row), {"device": "nothing", "versions": {}})
-  versions = ", ".join(f"{name} {number}" for name, number in known["versions"].items())
-  lines = [f"# One rank of each plan on {known['device']}, {document['date']}", ""]
-  lines += [f"Command: `python benchmarks/gpu/measure.py --cluster {options.cluster}`; {versions}", ""]
-  lines += ["| " + " | ".join(HEADERS) + " |", "|" + " --- |" * len(HEADERS), *map(_line, rows)]
-  (options.out / f"{stem}.md").write_text("\n".join(lines) + "\n")
+def begun(options: argparse.Namespace) -> dict[str, Any]:
+  """The record to be: when, on what, with which versions, and no row yet. This process leaves the device alone."""
+  device = query("name")
+  known = "nothing that nvidia-smi knows" if device.startswith("unknown") else device
+  about = {"date": now(), "device": known, "driver": query("driver_version"), "versions": versions()}
+  return {**about, "cluster": options.cluster, "dry_run": options.dry_run, "rows": []}
+
+
+def _write(options: argparse.Namespace, record: dict[str, Any]) -> None:
+  name = "measure_dry_run" if options.dry_run else stem("measure", record["device"], record["date"])
+  (options.out / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n")
+  (options.out / f"{name}.md").write_text(markdown(record))
+
+
+def markdown(record: dict[str, Any]) -> str:
+  device = next((row["device"] for row in record["rows"] if "device" in row), record["device"])
+  lines = [f"# One rank of each plan on {device}, measured", "", f"{record['date']}, driver {record['driver']}.", ""]
+  lines += [", ".join(f"{name} {number}" for name, number in record["versions"].items()) + ".", ""]
+  lines += [f"Made by `python benchmarks/gpu/measure.py --cluster {record['cluster']}`.", ""]
+  if record["dry_run"]:
+    lines += ["**A dry run of reduced copies: times mean nothing.**", ""]
+  lines += ["| " + " | ".join(HEADERS) + " |", "|" + " --- |" * len(HEADERS), *map(_line, record["rows"])]
+  return "\n".join(lines) + "\n"
 
 
 def _line(row: dict) -> str:
