@@ -1,47 +1,44 @@
-"""What a run was made on: device, driver, versions, how `ragged_dot` compiles, and the device's measured ceilings."""
+"""What a run was made on: device, driver, versions, how `ragged_dot` compiles, and the device's measured ceilings.
 
-import datetime
+A child of `kernels.py`: one case, whose result is that. `--dry-run` measures small ceilings.
+"""
+
+import argparse
 import importlib
-import importlib.metadata
 import platform
-import subprocess
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from context import share_memory
+from guarded import read_cases, say
+from recorded import now, query, versions
 from timing import median_us
 
-PACKAGES = ("jax", "jaxlib", "tokamax", "jax-triton", "torch", "triton", "liger-kernel", "nvidia-cudnn-cu13", "numpy")
+
+def main() -> None:
+  share_memory()
+  parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
+  parser.add_argument("--dry-run", action="store_true")
+  options = parser.parse_args()
+  (case,) = read_cases()
+  found = environment()
+  say(index=case["index"], environment=found, ceilings=ceilings(dry_run=options.dry_run))
 
 
 def environment() -> dict[str, Any]:
   device = jax.devices()[0]
   return {
-    "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    "date": now(),
     "device": device.device_kind,
     "processors": getattr(device, "core_count", None),
     "driver": query("driver_version"),
     "clocks": query("clocks.max.sm,clocks.sm,power.limit"),
     "python": platform.python_version(),
-    "versions": {name: version(name) for name in PACKAGES},
+    "versions": versions(),
     "cudnn": cudnn(),
     "ragged_dot": how_ragged_dot_compiles(),
   }
-
-
-def query(fields: str) -> str:
-  command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
-  try:
-    return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
-  except (OSError, subprocess.SubprocessError) as error:
-    return f"unknown: {brief(error)}"
-
-
-def version(package: str) -> str:
-  try:
-    return importlib.metadata.version(package)
-  except importlib.metadata.PackageNotFoundError:
-    return "absent"
 
 
 def cudnn() -> str:
@@ -81,3 +78,7 @@ _matmul, _negative = jax.jit(jnp.matmul), jax.jit(jnp.negative)
 
 def brief(error: Exception) -> str:
   return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+if __name__ == "__main__":
+  main()

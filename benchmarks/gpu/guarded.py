@@ -1,49 +1,125 @@
-"""Cases run in a child process, so that one that hangs or crashes costs its own time and not the run."""
+"""Cases run in a child process, so that one that hangs or crashes costs its own time and not the run.
 
+The child reads its cases from the standard input and prints lines of JSON: `{"begins": index}` as a case begins, with
+`"seconds"` where it may be silent for longer than usual, and `{"index": index, ...}` as it ends.
+"""
+
+import contextlib
 import json
+import math
 import queue
 import subprocess
 import sys
+import tempfile
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+OUT_OF_TIME = {"skipped": "out of time"}
+DEATH_S = 20.0  # a process that the driver holds back is not waited for
+
+GiveUp = Callable[[int], Iterable[int]]
 
 
-def results(script: str, cases: int, seconds: float, arguments: list[str]) -> Iterator[dict]:
-  """What the script prints of each case, in order; `{"index", "error", "correct"}` of one that ended its process.
+def read_cases() -> list[dict]:
+  """In the child: its cases, each with its `index`."""
+  return json.load(sys.stdin)
+
+
+def say(**document: Any) -> None:
+  """In the child: a line of JSON."""
+  print(json.dumps(document), flush=True)
+
+
+def results(
+  script: str,
+  cases: Sequence[dict],
+  seconds: float,
+  arguments: Sequence[str] = (),
+  *,
+  until: float = math.inf,
+  give_up: GiveUp = lambda index: (),
+) -> Iterator[dict]:
+  """What the script says of each case; `{"index", "error", "correct"}` of one that ended its process.
 
   Args:
-    script: prints `{"begins": index}` and `{"index": index, ...}` of each of `--cases`.
-    cases: how many.
+    script: a Python script that follows the protocol above.
+    cases: documents; `index` is their place in this sequence.
     seconds: the longest silence: start of the process, compilation and run of one case each stay below.
+    until: when the clock (`time.monotonic`) ends everything; what is left then is `OUT_OF_TIME`.
+    give_up: of a case that ended its process: those that are not worth a process each, because they would end alike.
   """
-  left = list(range(cases))
-  while left:
-    command = [sys.executable, "-u", script, *arguments, "--cases", *map(str, left)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
-      begun, why = left[0], None
-      try:
-        for said in _said(child, seconds):
-          begun = said.get("begins", begun)
-          if "index" in said:
-            left.remove(said["index"])
-            yield said
-        why = f"the process ended with code {child.wait()}"
-      except queue.Empty:
-        why = f"nothing came within {seconds:g} s"
-      finally:
-        child.kill()
+  left = list(range(len(cases)))
+  while left and time.monotonic() < until - 0.5:
+    lost = _Lost()
+    with _child(script, arguments, [{**cases[index], "index": index} for index in left]) as child:
+      yield from _reported(child, left, seconds, until, lost)
+    if lost.why is None or time.monotonic() >= until - 0.5:  # the last wait may end a little early
+      continue
+    if lost.index in left:
+      left.remove(lost.index)
+      yield {"index": lost.index, "error": lost.why, "correct": False}
+      for index in sorted(set(give_up(lost.index)) & set(left)):
+        left.remove(index)
+        yield {"index": index, "skipped": f"not tried: another such case ended its process ({lost.why})"}
+  yield from ({"index": index, **OUT_OF_TIME} for index in left)
+
+
+class _Lost:
+  """The case that a child's end is to be blamed on, and what that end was; no case, if it came between two."""
+
+  index: int | None = None
+  why: str | None = None
+
+
+def _reported(child: subprocess.Popen, left: list[int], seconds: float, until: float, lost: _Lost) -> Iterator[dict]:
+  """Results as they come, each taken off `left`."""
+  lost.index, patience = left[0], seconds  # what ends a child before it begins anything is its first case's fault
+  lines = _lines(child)
+  try:
+    while (line := lines.get(timeout=max(0.0, min(patience, until - time.monotonic())))) is not None:
+      said = _document(line)
+      if "begins" in said:
+        lost.index, patience = said["begins"], said.get("seconds", seconds)
+      if said.get("index") in left:
+        left.remove(said["index"])
+        lost.index = None
+        yield said
     if left:
-      left.remove(begun)
-      yield {"index": begun, "error": why, "correct": False}
+      lost.why = f"the process ended with code {child.wait(DEATH_S)}"
+  except (queue.Empty, subprocess.TimeoutExpired):
+    lost.why = f"nothing came within {patience:g} s"
 
 
-def _said(child: subprocess.Popen, seconds: float) -> Iterator[dict]:
-  """The documents that the child prints, each on a line; raises where none comes for so long."""
+def _document(line: str) -> dict:
+  """Nothing, if the line is no document, or was cut by the end of its process."""
+  with contextlib.suppress(json.JSONDecodeError):
+    return json.loads(line) if line.startswith("{") else {}
+  return {}
+
+
+@contextlib.contextmanager
+def _child(script: str, arguments: Sequence[str], cases: list[dict]) -> Iterator[subprocess.Popen]:
+  """The running script; killed in the end."""
+  with tempfile.TemporaryFile("w+") as file:  # a pipe could block this process while the child does not read
+    json.dump(cases, file)
+    file.seek(0)
+    command = [sys.executable, "-u", script, *arguments]
+    child = subprocess.Popen(command, stdin=file, stdout=subprocess.PIPE, text=True)
+    try:
+      yield child
+    finally:
+      child.kill()
+      with contextlib.suppress(subprocess.TimeoutExpired):
+        child.wait(DEATH_S)
+
+
+def _lines(child: subprocess.Popen) -> queue.Queue[str | None]:
+  """What the child prints, line by line; None at its end."""
   lines: queue.Queue[str | None] = queue.Queue()
   threading.Thread(target=_read, args=(child, lines), daemon=True).start()
-  while (line := lines.get(timeout=seconds)) is not None:
-    if line.startswith("{"):
-      yield json.loads(line)
+  return lines
 
 
 def _read(child: subprocess.Popen, lines: queue.Queue) -> None:

@@ -5,7 +5,6 @@ memory.
 """
 
 import contextlib
-import dataclasses
 import functools
 import importlib
 import itertools
@@ -16,8 +15,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+from operands import Operands, on_dry_device
 from problems import Leg, Problem
+from timing import median_us
 
 from jaxmoe.kernels.expert_ffn import expert_ffn
 from jaxmoe.kernels.hopper import legs
@@ -29,54 +29,6 @@ MOST_DENSE_BYTES = 40e9  # of one operand that a dense ragged dot materialises
 
 class Absent(Exception):
   """This peer has nothing to measure here; the message says why."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Operands:
-  """Rows sorted by expert, and the weights of the layer."""
-
-  problem: Problem
-  x_ND: jax.Array
-  y_NF: jax.Array
-  gate_EDF: jax.Array
-  up_EDF: jax.Array
-  down_EFD: jax.Array
-  sizes_E: jax.Array
-
-  @functools.cached_property
-  def gate_up_EDF(self) -> jax.Array:
-    """Gate and up side by side, so that peers too need only one matmul."""
-    return jnp.concatenate([self.gate_EDF, self.up_EDF], axis=2)
-
-  @functools.cached_property
-  def down_fp8_EFD(self) -> jax.Array:
-    return self.down_EFD.astype("float8_e4m3fn")
-
-  @functools.cached_property
-  def scale_ED(self) -> jax.Array:
-    return 1 + jax.random.uniform(jax.random.key(self.problem.seed + 1), self.down_EFD.shape[::2])
-
-
-def dry_device() -> Device:
-  """What a dry run interprets."""
-  return Device("NVIDIA H200", 2)
-
-
-def on_dry_device():
-  """What is traced meanwhile takes the interpreted device to be the one at hand."""
-  device = jax.sharding.AbstractDevice(dry_device().kind, dry_device().processors, "gpu")
-  return jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), (), abstract_device=device))
-
-
-def operands(problem: Problem) -> Operands:
-  N, D, F, E = problem.dims
-  shapes = [(N, D), (N, F), (E, D, F), (E, D, F), (E, F, D)]
-  keys = jax.random.split(jax.random.key(problem.seed), len(shapes))
-  scales = [1.0, 1.0, D**-0.5, D**-0.5, F**-0.5]
-  draw = jax.jit(lambda key, shape, scale: jax.random.normal(key, shape, problem.dtype) * scale, static_argnums=(1, 2))
-  arrays = [draw(key, shape, scale) for key, shape, scale in zip(keys, shapes, scales, strict=True)]
-  x_ND, y_NF, gate_EDF, up_EDF, down_EFD = arrays
-  return Operands(problem, x_ND, y_NF, gate_EDF, up_EDF, down_EFD, jnp.asarray(problem.sizes()))
 
 
 def silu_gate(gate_up):
@@ -172,22 +124,39 @@ class GroupedMatmul:
 
 
 class RaggedDot(GroupedMatmul):
+  """`form`: how it compiles here, as `environment.how_ragged_dot_compiles` found."""
+
+  def __init__(self, form: str):
+    self.form = form
+
   def matmul(self, x_ND, w_EDF, sizes_E):
     return jax.lax.ragged_dot(x_ND, w_EDF, sizes_E)
 
   def build(self, leg: Leg, o: Operands) -> Launch:
-    N, D, F, E = o.problem.dims
-    if 2.0 * N * E * max(D, F) > MOST_DENSE_BYTES:
-      raise Absent(f"were it dense, its operand would take {2e-9 * N * E * max(D, F):.0f} GB")
+    check_room(self.form, o.problem)
     return super().build(leg, o)
 
 
 class Tokamax(GroupedMatmul):
-  def __init__(self, backend: str):
-    self.backend = backend
+  """`form`: of the ragged dot that its backend "xla" is."""
+
+  def __init__(self, backend: str, form: str = "cuDNN"):
+    self.backend, self.form = backend, form
 
   def matmul(self, x_ND, w_EDF, sizes_E):
     return tokamax().ragged_dot(x_ND, w_EDF, sizes_E, implementation=self.backend)
+
+  def build(self, leg: Leg, o: Operands) -> Launch:
+    if self.backend == "xla":
+      check_room(self.form, o.problem)
+    return super().build(leg, o)
+
+
+def check_room(form: str, problem: Problem) -> None:
+  """A ragged dot that is not dense needs no room; one whose form nobody could tell might."""
+  N, D, F, E = problem.dims
+  if form != "cuDNN" and 2.0 * N * E * max(D, F) > MOST_DENSE_BYTES:
+    raise Absent(f"it compiles as: {form}; dense, its operand would take {2e-9 * N * E * max(D, F):.0f} GB")
 
 
 def tokamax():
@@ -226,8 +195,6 @@ class JaxMosaic:
 
 
 def fastest(launches) -> Launch:
-  from timing import median_us
-
   return min(launches, key=lambda each: median_us(each, jax.block_until_ready, repeats=1))
 
 
@@ -236,18 +203,3 @@ def load(name: str):
     return importlib.import_module(name)
   except ImportError as error:
     raise Absent(f"{name} cannot be imported: {error}") from error
-
-
-def first_array(result) -> jax.Array:
-  """The first array of what a launch returned, as jax's."""
-  leaf = jax.tree.leaves(result)[0]
-  if isinstance(leaf, jax.Array):
-    return leaf
-  return jax.dlpack.from_dlpack(leaf.detach().contiguous())
-
-
-def routing(o: Operands) -> tuple[np.ndarray, np.ndarray]:
-  """Experts and scores of each token, with the same rows for each expert, in random order."""
-  experts = np.repeat(np.arange(o.sizes_E.shape[0]), np.asarray(o.sizes_E))
-  experts = np.random.default_rng(0).permutation(experts).reshape(o.problem.tokens, -1)
-  return experts.astype(np.int32), np.full(experts.shape, 1 / experts.shape[1], np.float32)

@@ -14,6 +14,9 @@ CHECKED = (
   "matmul", "gated_up silu", "weight_gradient", "matmul_transposed", "matmuls_transposed", "matmul_scaled", "up",
   "gated_up gelu", "gated_up clamped", "layer",
 )  # fmt: skip
+CHECKED_AS = {
+  "up": "gated_up silu", "down": "matmul", "down_fp8": "matmul_scaled", "input_gradient": "matmul_transposed",
+}  # fmt: skip
 
 # Name -> (model width D, expert width F, experts, experts a token).
 SHAPES = {
@@ -31,6 +34,11 @@ MATMULS = {
   "weight_gradient": 1,
   "layer": 9,
 }  # of one row, D x F each
+
+
+def checked_as(leg: str) -> str:
+  """How a leg that is timed is called among those that are checked."""
+  return CHECKED_AS.get(leg, leg)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -93,8 +101,13 @@ class Section(NamedTuple):
   alone: bool = False
 
 
-def plan() -> list[Section]:
+def plan(seed: int = 0) -> list[Section]:
   """The most important first: what a run that is cut short has measured should answer most goals."""
+  sections = _plan()
+  return [s._replace(problems=[dataclasses.replace(p, seed=seed) for p in s.problems]) for s in sections]
+
+
+def _plan() -> list[Section]:
   compute: tuple[Leg, ...] = ("up", "down", "input_gradient", "weight_gradient")
   every: tuple[Leg, ...] = (*compute, "layer")
   memory: tuple[Leg, ...] = ("up", "down", "down_fp8")
@@ -114,18 +127,23 @@ def plan() -> list[Section]:
   ]
 
 
-def tiny_plan() -> list[Section]:
-  return [Section("tiny", [Problem("tiny", 16)], LEGS)]
+# Sections that answer a goal, in `plan`'s order.
+GOAL_SECTIONS = ("qwen3", "decode", "skew", "seed", "mixtral", "deepseek-v3")
 
 
-def cases_to_check(*, dry_run: bool) -> list[tuple[Problem, str]]:
+def tiny_plan(seed: int = 0) -> list[Section]:
+  return [Section("tiny", [Problem("tiny", 16, seed=seed)], LEGS)]
+
+
+def cases_to_check(*, dry_run: bool, seed: int = 0) -> list[tuple[Problem, str]]:
   """What must be right before anything is timed: every leg, on tall and on low tiles, with one expert ahead.
 
   Every leg in the other dtypes too, once.
   """
   dtypes = (TIMED_DTYPE, "float16", "float32")
   if dry_run:
-    return [(Problem("tiny", 16, dtype=dtype), leg) for dtype in dtypes for leg in CHECKED]
-  problems = [Problem("seed", 3000), Problem("qwen3-30b-a3b", 3000, "quarter", 1), Problem("seed", 64, seed=2)]
-  problems += [Problem("seed", 1000, seed=3, dtype=dtype) for dtype in dtypes[1:]]
+    return [(Problem("tiny", 16, dtype=dtype, seed=seed), leg) for dtype in dtypes for leg in CHECKED]
+  problems = [Problem("seed", 3000, seed=seed), Problem("qwen3-30b-a3b", 3000, "quarter", seed + 1)]
+  problems += [Problem("seed", 64, seed=seed + 2)]
+  problems += [Problem("seed", 1000, seed=seed + 3, dtype=dtype) for dtype in dtypes[1:]]
   return [(problem, leg) for problem in problems for leg in CHECKED]

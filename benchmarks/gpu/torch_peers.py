@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import jax
 import numpy as np
-from peers import Absent, Launch, Operands, load, routing
+from operands import Operands, routing
+from peers import Absent, Launch, load
 from problems import Leg
 
 
@@ -16,6 +18,10 @@ def torch(where: str = "cuda") -> Any:
 
 def tensor(array):
   return load("torch").utils.dlpack.from_dlpack(array)
+
+
+def array(tensor) -> jax.Array:
+  return jax.dlpack.from_dlpack(tensor.detach().contiguous())
 
 
 class TorchGroupedMm:
@@ -62,11 +68,15 @@ class TorchGroupedMm:
     gate, up = gate_up.chunk(2, dim=-1)
     return load("torch").nn.functional.silu(gate) * up
 
+  def arrays(self, result) -> list[jax.Array]:
+    return [array(each) for each in (result if isinstance(result, tuple) else (result,))]
+
 
 class Liger:
-  """Its layer also gathers rows by token and adds them up again, which ours is spared here; noted beside the result."""
+  """Its layer also gathers rows by token and adds them up again, which ours is spared here."""
 
-  differs = True  # its result is one row a token
+  note = "its time includes gathering rows by token and adding them up again; ours does neither"
+  by_token = True
 
   def __init__(self, where: str = "cuda"):
     self.where = where
@@ -86,6 +96,11 @@ class Liger:
       return out, *found.autograd.grad(out, [x, gate_up, down], x.detach())
 
     return both_passes
+
+  def arrays(self, result) -> list[jax.Array]:
+    """Its weights, and so their gradients, lie the other way round."""
+    out, dx, *d_weights = result
+    return [array(each) for each in (out, dx, *(d.transpose(1, 2) for d in d_weights))]
 
 
 def synchronize(_) -> None:

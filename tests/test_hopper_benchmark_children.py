@@ -1,0 +1,104 @@
+"""Children of the GPU benchmark: one that hangs or crashes costs its own case; who runs when, and with whom."""
+
+import importlib
+import itertools
+import pathlib
+import time
+
+import pytest
+
+FOLDER = pathlib.Path(__file__).parents[1] / "benchmarks" / "gpu"
+OURS, DENSE, MOSAIC = "jaxmoe", "dense matmul", "jax ragged_dot_mgpu"
+
+
+@pytest.fixture
+def script(monkeypatch):
+  """Imports a module of the benchmark."""
+  monkeypatch.syspath_prepend(FOLDER)
+  return importlib.import_module
+
+
+CHILD = """
+import json, os, sys, time
+for case in json.load(sys.stdin):
+  index, does = case["index"], case.get("does")
+  print(json.dumps({"begins": index, "seconds": case.get("seconds", 3)}), flush=True)
+  if does == "hang":
+    time.sleep(60)
+  if does == "crash":
+    os._exit(7)
+  print("words that are no result")
+  print(json.dumps({"index": index, "correct": True, "process": os.getpid()}), flush=True)
+  if does == "lose":
+    print('{"ind', end="", flush=True)
+    os._exit(9)
+"""
+
+
+@pytest.fixture
+def results(script, tmp_path):
+  """What comes of cases that do this."""
+  file = tmp_path / "script.py"
+  file.write_text(CHILD)
+  return lambda does, **more: list(script("guarded").results(str(file), [{"does": each} for each in does], 3.0, **more))
+
+
+def test_a_case_that_hangs_or_crashes_costs_only_itself(results):
+  found = results([None, "hang", None, "crash", None])
+  assert [row["index"] for row in found] == [0, 1, 2, 3, 4]
+  assert [row["correct"] for row in found] == [True, False, True, False, True]
+  assert "nothing came within 3 s" in found[1]["error"] and "ended with code 7" in found[3]["error"]
+
+
+def test_a_child_that_dies_between_two_cases_costs_none(results):
+  found = results([None, "lose", None, "lose"])
+  assert [row["index"] for row in found] == [0, 1, 2, 3] and all(row["correct"] for row in found)
+  assert [len(list(some)) for _, some in itertools.groupby(found, key=lambda row: row["process"])] == [2, 2]
+
+
+def test_what_would_end_alike_is_not_tried(results):
+  found = results(["crash", None, "crash", None], give_up=lambda index: [index, 2])
+  assert [row["index"] for row in found] == [0, 2, 1, 3]
+  assert "another such case ended its process" in found[1]["skipped"]
+
+
+def test_the_clock_ends_it(results):
+  start = time.monotonic()
+  found = results([None, "hang", None], until=start + 2)
+  assert time.monotonic() - start < 4
+  assert [row.get("skipped") for row in found] == [None, "out of time", "out of time"]
+
+
+def test_a_lost_device_ends_the_process(script, monkeypatch):
+  context, ended = script("context"), []
+  monkeypatch.setattr(context.os, "_exit", ended.append)
+  context.leave_if_lost({"error": "out of memory"})
+  monkeypatch.setattr(context, "answers", lambda: False)
+  context.leave_if_lost({"median_us": 1.0})
+  assert ended == []
+  context.leave_if_lost({"error": "CUDA_ERROR_ILLEGAL_ADDRESS"})
+  assert ended == [context.LOST]
+
+
+def test_peers_run_after_ours_and_apart_from_them(script):
+  cases, plan = script("timed_cases"), script("problems").plan()
+  ours, peers = cases.of_ours(plan), cases.of_peers(plan)
+  assert {case.who for case in ours} == {OURS, DENSE} and not {case.who for case in peers} & {OURS, DENSE}
+  assert ours[0].leg == "layer" and ours[0].problem.model == "qwen3-30b-a3b"
+  assert {case.who for case in peers} == set(cases.PEERS)
+
+
+def test_goals_peers_come_first_and_what_may_hang_last(script):
+  cases, problems = script("timed_cases"), script("problems")
+  peers = cases.of_peers(problems.plan())
+  suspected = [(case.who, case.leg) == (MOSAIC, "weight_gradient") for case in peers]
+  assert suspected == sorted(suspected) and any(suspected)
+  named = [case.section in problems.GOAL_SECTIONS and case.who in cases.FIRST_PEERS for case in peers]
+  assert named == sorted(named, reverse=True) and any(named)
+  assert set(cases.alike(peers, len(peers) - 1)) == {i for i, each in enumerate(suspected) if each}
+
+
+def test_peers_can_be_left_out(script):
+  cases, plan = script("timed_cases"), script("problems").plan()
+  left = {case.who for case in cases.of_peers(plan, ["tokamax", MOSAIC])}
+  assert left == {"Liger", "torch grouped_mm", "jax.lax.ragged_dot"}
