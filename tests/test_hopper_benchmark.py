@@ -115,7 +115,8 @@ def test_a_check_is_used_again_if_nothing_changed(script, tmp_path, monkeypatch)
   assert checked.key(problems.Problem("seed", 64, seed=4), "matmul", environment) == key
   entry = {"device": "NVIDIA H200", "groups": 64, "rows_per_group": 2}
   entry |= {"leg": "matmul", "D": 2048, "F": 1024, "shape": {}}
-  others = [{**environment, name: "other"} for name in environment]
+  assert checked.key(problem, "matmul", {**environment, "versions": {"jax": "1", "torch": "2"}}) == key
+  others = [{**environment, **other} for other in ({"device": "?"}, {"driver": "?"}, {"versions": {"jax": "?"}})]
   keys = {checked.key(problem, "matmul", other) for other in others} | {checked.key(problem, "up", environment)}
   monkeypatch.setattr(checked.config, "TABLE", tmp_path / "tuned.json")
   (tmp_path / "tuned.json").write_text(json.dumps({"entries": [{**entry, "groups": 8}]}))

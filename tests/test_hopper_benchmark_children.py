@@ -1,5 +1,6 @@
 """Children of the GPU benchmark: one that hangs or crashes costs its own case; who runs when, and with whom."""
 
+import argparse
 import importlib
 import itertools
 import pathlib
@@ -102,3 +103,33 @@ def test_peers_can_be_left_out(script):
   cases, plan = script("timed_cases"), script("problems").plan()
   left = {case.who for case in cases.of_peers(plan, ["tokamax", MOSAIC])}
   assert left == {"Liger", "torch grouped_mm", "jax.lax.ragged_dot"}
+
+
+STUB = """
+import json, os, sys
+for case in json.load(sys.stdin):
+  print(json.dumps({"begins": case["index"]}), flush=True)
+  if case["who"] == "tokamax triton" or (case["who"], case["leg"]) == ("jaxmoe", "up"):
+    os._exit(1)
+  print(json.dumps({"index": case["index"], "median_us": 1.0}), flush=True)
+"""
+
+
+def test_a_peer_that_crashes_costs_its_leg_and_ours_the_second_time(script, tmp_path, monkeypatch):
+  kernels, timed_cases, problems = script("kernels"), script("timed_cases"), script("problems")
+  (tmp_path / "timed.py").write_text(STUB)
+  monkeypatch.setattr(kernels, "HERE", tmp_path)
+  results = {"ceilings": {}, "environment": {"ragged_dot": "dense"}}
+  options = argparse.Namespace(child=[], until=float("inf"))
+  cases = [
+    timed_cases.Case("any", problems.Problem(model, 64), leg, who)
+    for model in ("seed", "mixtral", "qwen3-30b-a3b")
+    for who in ("jaxmoe", "tokamax triton", "Liger")
+    for leg in ("up", "down")
+  ]
+  found = dict(kernels.of_children(cases, results, options))
+  said = lambda who, leg: [next(iter(found[case])) for case in cases if (case.who, case.leg) == (who, leg)]  # noqa: E731
+  assert said("jaxmoe", "up") == ["error", "error", "skipped"]
+  assert said("tokamax triton", "up") == said("tokamax triton", "down") == ["error", "skipped", "skipped"]
+  assert said("jaxmoe", "down") == said("Liger", "up") == ["median_us"] * 3
+  assert not any("correct" in row for row in found.values())

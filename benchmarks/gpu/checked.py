@@ -11,6 +11,7 @@ from recorded import ROOT
 
 from jaxmoe.kernels.hopper import config
 
+COMPILERS = ("jax", "jaxlib")  # peers' versions do not matter
 SCRIPTS = ("correctness.py", "operands.py", "problems.py", "samples.py")
 
 
@@ -24,7 +25,7 @@ def key(problem: Problem, leg: str, environment: dict) -> str:
   entries = json.loads(config.TABLE.read_text())["entries"]
   tiles = [e["shape"] | {"leg": e["leg"], "D": e["D"]} for e in entries
            if all(e[k] == shape[k] for k in shape) and {e["D"], e["F"]} == {D, F}]  # fmt: skip
-  ours = [environment["device"], environment["driver"], environment["versions"]]
+  ours = [environment["device"], environment["driver"], *(environment["versions"].get(name) for name in COMPILERS)]
   case = {**dataclasses.asdict(problem), "seed": None, "leg": leg}
   return hashlib.sha256(json.dumps([ours, sources(), tiles, case], sort_keys=True).encode()).hexdigest()[:16]
 

@@ -40,7 +40,7 @@ def main() -> None:
     peers = everyone(dry_device() if options.dry_run else None, options.given["ragged_dot"])
     for problem, cases in itertools.groupby(read_cases(), key=lambda case: case["problem"]):
       measure(Problem(**problem), list(cases), peers, options)
-      free_memory()  # of this problem, before the next one's arrays are made
+      free_memory()  # its operands, before the next one's are made
 
 
 def measure(problem: Problem, cases: list[dict], peers: dict, options: argparse.Namespace) -> None:
@@ -63,6 +63,7 @@ def measure(problem: Problem, cases: list[dict], peers: dict, options: argparse.
     row = time_one(peer, build[case["index"]], wait, case, o, options)
     say(index=case["index"], **row)
     leave_if_lost(row)
+    free_memory()
 
 
 def time_one(peer, build: Callable, wait: Callable, case: dict, o: Operands, options: argparse.Namespace) -> dict:
