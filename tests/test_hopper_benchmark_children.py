@@ -87,6 +87,10 @@ def test_peers_run_after_ours_and_apart_from_them(script):
   assert {case.who for case in ours} == {OURS, DENSE} and not {case.who for case in peers} & {OURS, DENSE}
   assert ours[0].leg == "layer" and ours[0].problem.model == "qwen3-30b-a3b"
   assert {case.who for case in peers} == set(cases.PEERS)
+  assert len({case[1:] for case in ours}) == len(ours)
+  assert {case.section for case in ours if case.problem.tokens == 64 and case.who == OURS} == {"decode"}
+  sections = [case.section for case in ours if case.who == OURS]
+  assert len(list(itertools.groupby(sections))) == len(set(sections))
 
 
 def test_goals_peers_come_first_and_what_may_hang_last(script):

@@ -50,8 +50,8 @@ def everyone(device: Device | None, ragged_dot: str) -> dict[str, tuple[Any, Any
 
 
 def of_ours(sections: Iterable[Section]) -> list[Case]:
-  """Ours on every leg of a problem, then the bound."""
-  return [
+  """Ours on every leg of a problem, then the bound; what two sections share, once."""
+  cases = [
     Case(section.name, problem, leg, who)
     for section in sections
     for problem in section.problems
@@ -60,6 +60,10 @@ def of_ours(sections: Iterable[Section]) -> list[Case]:
     for leg in section.legs
     if (leg, who) != ("layer", DENSE)
   ]
+  first: dict[tuple, Case] = {}
+  for case in cases:
+    first.setdefault(case[1:], case)
+  return list(first.values())
 
 
 def of_peers(sections: Iterable[Section], without: Iterable[str] = ()) -> list[Case]:
