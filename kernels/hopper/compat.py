@@ -1,6 +1,7 @@
 """All that differs between jax 0.11.2 and 0.12 for these kernels, and what both leave private or untyped."""
 
 import contextlib
+import functools
 import inspect
 from typing import Any
 
@@ -83,19 +84,40 @@ def interpreted(*, detect_races: bool):
   """Run kernels in the CPU interpreter; with `detect_races`, raise when two unordered accesses meet.
 
   jax 0.12 raises by itself, and at once; 0.11.2 only prints, and notes it in a state that it makes for each kernel.
+  Neither looks at what tensor cores read from shared memory, so that is added.
   """
   from jax._src.pallas.mosaic_gpu.interpret import gpu_callbacks
 
   module: Any = gpu_callbacks
-  new_state, states = module.GPURaceDetectionState, []
+  new_state, multiply, states = module.GPURaceDetectionState, module.wgmma, []
   module.GPURaceDetectionState = lambda **sizes: states.append(new_state(**sizes)) or states[-1]
+  module.wgmma = module.fail_on_exception(functools.partial(_read_and_multiply, module, multiply))
   try:
     with plgpu.force_gpu_interpret_mode(plgpu.InterpretGPUParams(detect_races=detect_races)):
       yield
   finally:
-    module.GPURaceDetectionState = new_state
+    module.GPURaceDetectionState, module.wgmma = new_state, multiply
   if any(state.races_found for state in states):
     raise RuntimeError("RACE DETECTED: the interpreter printed where")
+
+
+def _read_and_multiply(module: Any, multiply, **arguments):
+  """The interpreter's multiplication, after its reads are held against what others write.
+
+  Tensor cores belong to the asynchronous proxy: they see what was committed, and who waits for this thread afterwards
+  may copy over what they read.
+  """
+  memory, thread, said = module._get_shared_memory(), arguments["thread"], arguments["source_info"]
+  if memory.detect_races:
+    for operand in ("a", "b"):
+      key = module.HostAllocationKey.from_array(arguments[f"{operand}_allocation_key_as_array"])
+      transforms = jax.tree.map(int, module._remove_noop_transforms(arguments[f"{operand}_transforms"]))
+      read, clock = memory.access(key, transforms), memory.incr_clock(thread)
+      clock.async_smem_clock.inc(memory.thread_to_vc_position(thread))  # after what it has seen, not beside it
+      for seen in (clock.async_smem_clock, clock.generic_clock):
+        module.get_races().check_read(thread, seen, key, read, source_info=said)
+    memory.commit_smem(thread)
+  return multiply(**arguments)
 
 
 def reset_interpreter():
