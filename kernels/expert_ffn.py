@@ -65,7 +65,8 @@ def expert_ffn(
   name = choose.implementation(implementation)
   sizes_E = choose.where_served(name, sizes_E)
   if scaled:
-    return _ffn_scaled(name, activation, x_ND, (gate_EDF, up_EDF, down_EFD), scales, sizes_E)
+    with work.expecting(expected_rows):
+      return _ffn_scaled(name, activation, x_ND, (gate_EDF, up_EDF, down_EFD), scales, sizes_E)
   return _ffn(name, activation, expected_rows, *vary_alike(x_ND, gate_EDF, up_EDF, down_EFD, sizes_E))
 
 

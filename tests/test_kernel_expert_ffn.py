@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -100,6 +101,19 @@ def test_fp8_weights_with_scales(implementation, gated):
   want = oracle.expert_ffn(x_ND, *wide, sizes_E.tolist(), "silu")
   oracle.assert_close(got, want, "bfloat16", factor=2)
   oracle.assert_close(expert_ffn_reference(*arguments, activation="silu", scales=scales), want, "bfloat16", factor=2)
+
+
+@pytest.mark.parametrize("weights_dtype", ["bfloat16", "float8_e4m3fn"])
+def test_loops_declare_the_rows_that_are_expected(weights_dtype):
+  x_ND, weights, sizes_E, _ = operands(MIXED, "bfloat16", True)
+  scales = {"scales": (jnp.ones(len(sizes_E)),) * 3} if weights_dtype != "bfloat16" else {}
+  arguments = x_ND, *(w.astype(weights_dtype) for w in weights), sizes_E
+
+  def declared(rows):
+    run = functools.partial(expert_ffn, activation="silu", implementation="cpu_tiles", expected_rows=rows, **scales)
+    return set(re.findall(r"loop\[expected=[^]]*\]", jax.jit(run).lower(*arguments).as_text(debug_info=True)))
+
+  assert declared(None) == declared(x_ND.shape[0]) != declared(8) != set()
 
 
 @pytest.mark.parametrize("gated,bytes_a_row", [(True, 2 * D + 4 * F), (False, 2 * D + 2 * F)])
