@@ -1,8 +1,9 @@
 """Grouped matmul on CPU against `jax.lax.ragged_dot` and a batched einsum of equal work, in one run.
 
-python benchmarks/kernels_cpu.py [--rounds N] [--write]
+python benchmarks/kernels_cpu.py [--rounds N] [--cores 2 4] [--write]
 
-Candidates take turns, so that whatever else the machine does meets all of them; the median time of each counts.
+Each number of cores has a process of its own, tied to them. Candidates take turns, so that whatever else the machine
+does meets all of them; the median time of each counts.
 """
 
 import argparse
@@ -12,6 +13,8 @@ import os
 import pathlib
 import platform
 import statistics
+import subprocess
+import sys
 import time
 
 import jax
@@ -33,15 +36,28 @@ def main():
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--rounds", type=int, default=20, help="turns of each candidate (default 20)")
   parser.add_argument("--dtypes", nargs="+", default=["float32"], help="of rows and weights (default float32)")
+  parser.add_argument("--cores", nargs="+", type=int, default=[2], help="of this machine to use (default 2)")
   parser.add_argument("--write", action="store_true", help="write benchmarks/results/kernels_cpu.md and .json")
+  parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
   args = parser.parse_args()
-  rows = [row for dtype in args.dtypes for E in EXPERTS for row in measure(E, jnp.dtype(dtype), args.rounds)]
+  if args.child:
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.cores[0]])
+    rows = [row for dtype in args.dtypes for E in EXPERTS for row in measure(E, jnp.dtype(dtype), args.rounds)]
+    return print(json.dumps(rows))
+  rows = [{"cores": cores, **row} for cores in args.cores for row in measured_on(cores, args)]
   text = report(rows, args.rounds)
   print(text)
   if args.write:
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "kernels_cpu.md").write_text(text)
     (RESULTS / "kernels_cpu.json").write_text(json.dumps({"machine": machine(), "rows": rows}, indent=2) + "\n")
+
+
+def measured_on(cores: int, args: argparse.Namespace) -> list[dict]:
+  """Rows of a child, which ties itself to so many cores before jax counts them."""
+  command = [sys.executable, __file__, "--child", "--cores", str(cores), "--rounds", str(args.rounds), "--dtypes"]
+  done = subprocess.run([*command, *args.dtypes], stdout=subprocess.PIPE, check=True, text=True)
+  return json.loads(done.stdout)
 
 
 def measure(E: int, dtype, rounds: int) -> list[dict]:
@@ -96,17 +112,16 @@ def report(rows: list[dict], rounds: int) -> str:
     "",
     f"N={ROWS}, d={D}, f={F}, group sizes from Dirichlet({SKEW:g}); median of {rounds} turns,"
     f" {SLOW_ROUNDS} of ragged_dot.",
-    f"{m['processor']}, {m['cpus']} CPUs, load {m['load']} at the end; {m['date']}; jax {m['jax']},"
-    f" Python {m['python']}.",
+    f"{m['processor']}, load {m['load']} at the end; {m['date']}; jax {m['jax']}, Python {m['python']}.",
     "",
-    "| E | dtype | leg | ours, ms | ragged_dot, ms | einsum, ms | ragged_dot / ours | ours / einsum |",
-    "| ---: | --- | --- | ---: | ---: | ---: | ---: | ---: |",
+    "| cores | E | dtype | leg | ours, ms | ragged_dot, ms | einsum, ms | ragged_dot / ours | ours / einsum |",
+    "| ---: | ---: | --- | --- | ---: | ---: | ---: | ---: | ---: |",
   ]
   for row in rows:
     ours, ragged, einsum = (row["ms"][name] for name in ("grouped_matmul", "ragged_dot", "einsum"))
     wish = LEAST_SPEEDUP[row["leg"], row["experts"]]
     lines.append(
-      f"| {row['experts']} | {row['dtype']} | {row['leg']} | {ours:.1f} | {ragged:.1f} | {einsum:.1f}"
+      f"| {row['cores']} | {row['experts']} | {row['dtype']} | {row['leg']} | {ours:.1f} | {ragged:.1f} | {einsum:.1f}"
       f" | {ragged / ours:.1f} (at least {wish}) | {ours / einsum:.2f} (at most {MOST_OF_EINSUM}) |"
     )
   return "\n".join(lines) + "\n"
@@ -117,7 +132,6 @@ def machine() -> dict:
   names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
   return {
     "processor": names[0] if names else platform.processor() or platform.machine(),
-    "cpus": os.cpu_count(),
     "load": round(os.getloadavg()[0], 1),
     "date": datetime.date.today().isoformat(),
     "jax": jax.__version__,
