@@ -126,9 +126,9 @@ def compiled(device: str, shape: str, N: int, leg: str, implementation: str) -> 
   topology = topologies.get_topology_desc(platform="tpu", topology_name=DEVICES[device][0])
   mesh = jax.sharding.Mesh(topology.devices[:1], "x")
   whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-  array = lambda dims, dtype=jnp.bfloat16: jax.ShapeDtypeStruct(dims, dtype, sharding=whole)  # noqa: E731
-  rows, sizes = array((N, job.K)), array((job.E,), jnp.int32)
-  w = array((job.E, job.F, job.K) if job.transposed else (job.E, job.K, job.F))
+  array = functools.partial(jax.ShapeDtypeStruct, sharding=whole)
+  rows, sizes = array((N, job.K), jnp.bfloat16), array((job.E,), jnp.int32)
+  w = array((job.E, job.F, job.K) if job.transposed else (job.E, job.K, job.F), jnp.bfloat16)
   run, arguments = {
     "gated_up": (lambda x, gate, up, sizes: legs.gated_up(x, gate, up, sizes, "silu"), (rows, w, w, sizes)),
     "matmul_transposed": (legs.matmul_transposed, (rows, w, sizes)),
@@ -202,9 +202,10 @@ def line(row: dict) -> str:
     return f"{head} the compiler's |" + " |" * 6
   height, width, buffers = row["blocks"]
   own, other = row["own"], row["compiler"]
-  pair = lambda name, unit, digits: " / ".join(  # noqa: E731
-    f"{kernel[name] / unit:.{digits}f}" if name in kernel else "too large" for kernel in (own, other)
-  )
+
+  def pair(name, unit, digits):
+    return " / ".join(f"{kernel[name] / unit:.{digits}f}" if name in kernel else "too large" for kernel in (own, other))
+
   tile = f"{height} x {width} ({buffers}){', apart' if row['apart'] else ''}"
   return (
     f"{head} {tile} | {other.get('tile', '').replace(',', ' x ')} | {pair('bytes', 1e9, 2)}"

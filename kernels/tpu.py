@@ -36,9 +36,10 @@ def matmul_transposed(y_NF, w_EDF, sizes_E):
 def matmuls_transposed(rows_NF, weights_EDF, sizes_E):
   job, kind = _job(rows_NF, weights_EDF[0], beside=1, outputs=1, transposed=True), device_kind()
   terms = [(y_NF, [w_EDF]) for y_NF, w_EDF in zip(rows_NF, weights_EDF, strict=True)]
-  run = lambda terms, job, blocks: grouped_rows(  # noqa: E731
-    terms, sizes_E, lambda sum_: (sum_,), job, blocks, chunk_rows(kind)
-  )[0]
+
+  def run(terms, job, blocks):
+    return grouped_rows(terms, sizes_E, lambda sum_: (sum_,), job, blocks, chunk_rows(kind))[0]
+
   if _serves(job, rows_NF[0]):
     if blocks := choose(job, kind):
       return run(terms, job, blocks)

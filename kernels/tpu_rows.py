@@ -109,7 +109,10 @@ def _visit(job: Job, chunk: int, epilogue, group, tile, source, first, rows, sta
   def multiply(at, size, columns):
     here, there = pl.ds(at, size), pl.ds(pl.multiple_of(columns * piece, LANES), piece)
     part = (there, slice(None)) if job.transposed else (slice(None), there)
-    dot = lambda x, w: lax.dot_general(x[here, :], w[part], dims, preferred_element_type=jnp.float32)  # noqa: E731
+
+    def dot(x, w):
+      return lax.dot_general(x[here, :], w[part], dims, preferred_element_type=jnp.float32)
+
     sums = [functools.reduce(jnp.add, map(dot, operands, weights[j :: job.beside])) for j in range(job.beside)]
     row = tile[v] * height + at + lax.broadcasted_iota(jnp.int32, (size, piece), 0)
     is_mine = (start[group[v]] <= row) & (row < end[group[v]])

@@ -32,5 +32,5 @@ def leave_if_lost(row: dict) -> None:
 def answers() -> bool:
   try:
     return int(jnp.sum(jax.device_put(jnp.arange(8)) + 1)) == 36
-  except Exception:
+  except Exception:  # whatever it is: a device that cannot add is lost
     return False

@@ -85,9 +85,10 @@ def call_of(leg: str, o: Operands, device: Device | None) -> Call:
 def layer(x_ND, gate_EDF, up_EDF, down_EFD, sizes_E, *, dry_run: bool):
   """y and all gradients, with x for dy, through the public function."""
   with on_dry_device() if dry_run else contextlib.nullcontext():
-    run = lambda x, gate, up, down: expert_ffn(  # noqa: E731
-      x, gate, up, down, sizes_E, activation="silu", implementation="hopper"
-    )
+
+    def run(x, gate, up, down):
+      return expert_ffn(x, gate, up, down, sizes_E, activation="silu", implementation="hopper")
+
     y_ND, pull = jax.vjp(run, x_ND, gate_EDF, up_EDF, down_EFD)
     return y_ND, *pull(x_ND)
 
