@@ -7,6 +7,7 @@ benchmarks/results/kernels_tpu.md.
 """
 
 import argparse
+import bisect
 import concurrent.futures
 import functools
 import importlib
@@ -74,11 +75,50 @@ def compile_all(device: str, args):
     TPU_WORKER_ID="0",
     ALLOW_MULTIPLE_LIBTPU_LOAD="1",
   )
+  reserved = reserved_mib(device)
   for shape in args.shapes:
     for N in args.rows:
       for leg in args.legs:
-        what = {"device": device, "shape": shape, "rows": N, "leg": leg}
+        what = {"device": device, "reserved_mib": reserved, "shape": shape, "rows": N, "leg": leg}
         print(json.dumps(what | figures(device, shape, N, leg)), flush=True)
+
+
+def reserved_mib(device: str) -> int:
+  """VMEM that the compiler sets aside for a kernel that asks for none: the most that one compiles with."""
+  return bisect.bisect_left(range(1, 129), True, key=lambda mib: not copies(device, mib))
+
+
+def copies(device: str, mib: int) -> bool:
+  """Whether a kernel compiles that copies an array by blocks; it holds two of each side's, of so much in all."""
+  import jax
+  import jax.numpy as jnp
+  from jax.experimental import pallas as pl
+
+  def kernel(block, copied):
+    copied[...] = block[...]
+
+  rows, columns, blocks = mib * 2**20 // 4 // 4 // 1024, 1024, 4
+  mesh = mesh_of_one(device)
+  whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  array = jax.ShapeDtypeStruct((blocks * rows, columns), jnp.float32, sharding=whole)
+  block = pl.BlockSpec((rows, columns), lambda i: (i, 0))
+  copy = pl.pallas_call(kernel, out_shape=array, grid=(blocks,), in_specs=[block], out_specs=block)
+  try:
+    with jax.set_mesh(mesh):
+      jax.jit(copy).lower(array).compile()
+  except jax.errors.JaxRuntimeError as error:
+    if "memory space vmem" not in str(error):
+      raise
+    return False
+  return True
+
+
+def mesh_of_one(device: str):
+  import jax
+  from jax.experimental import topologies
+
+  topology = topologies.get_topology_desc(platform="tpu", topology_name=DEVICES[device][0])
+  return jax.sharding.Mesh(topology.devices[:1], "x")
 
 
 def figures(device: str, shape: str, N: int, leg: str) -> dict:
@@ -86,24 +126,27 @@ def figures(device: str, shape: str, N: int, leg: str) -> dict:
   from jaxmoe.kernels import tpu_blocks
 
   job, kind = job_of(shape, N, leg), DEVICES[device][2]
-  one, blocks = job, tpu_blocks.choose(job, kind)
-  if blocks is None and job.terms > 1:
-    one, blocks = job._replace(terms=1), tpu_blocks.choose_apart(job, kind)
-  chunk = tpu_blocks.chunk_rows(kind)
-  sizes = uniform_sizes(N, job.E)
-  if blocks is None:
+  choice = tpu_blocks.choose(job, kind)
+  if choice is None:
     return {"blocks": None}
+  one = job._replace(terms=1) if choice.apart else job
   own, ragged = (compiled(device, shape, N, leg, name) for name in ("tpu", "ragged"))
+  sizes, chip, tile = uniform_sizes(N, job.E), tpu_blocks.chip_of(kind), tpu_blocks.compiler_tile(job, kind)
   own |= {
-    "fast_bytes": tpu_blocks.used_bytes(one, blocks, chunk),
-    "multiplied": own_multiplied(sizes, blocks.height, chunk) / N,
+    "tile": [*choice.blocks],
+    "moved": choice.bytes,
+    "vmem_expected": tpu_blocks.used_bytes(one, choice.blocks, chip.rows),
+    "multiplied": own_multiplied(sizes, choice.blocks.height, chip.rows) / N,
   }
-  if tile := ragged.get("tile"):
-    ragged["multiplied"] = compiler_multiplied(sizes, int(tile.partition(",")[0])) / N
+  ragged |= {
+    "tile_expected": [*tile],
+    "moved": tpu_blocks.compiler_bytes(job, kind),
+    "multiplied": compiler_multiplied(sizes, tile[0]) / N,
+  }
   flops = own["multiplied"] * 2 * N * job.K * job.F * job.weights
   peak, bandwidth = rates(device)
-  busy = flops / peak / (tpu_blocks.own_bytes(one, blocks) * job.terms / one.terms / bandwidth)
-  return {"blocks": [*blocks], "apart": one is not job, "own": own, "compiler": ragged, "busy": busy}
+  busy = flops / peak / (choice.bytes / bandwidth)
+  return {"blocks": [*choice.blocks], "apart": choice.apart, "own": own, "compiler": ragged, "busy": busy}
 
 
 def job_of(shape: str, N: int, leg: str):
@@ -116,16 +159,13 @@ def job_of(shape: str, N: int, leg: str):
 
 
 def compiled(device: str, shape: str, N: int, leg: str, implementation: str) -> dict:
-  """FLOPs, bytes and temporary memory; or why it does not compile, as where memory is too small."""
+  """FLOPs, bytes, temporary memory and VMEM; or why it does not compile, as where memory is too small."""
   import jax
   import jax.numpy as jnp
-  from jax.experimental import topologies
 
-  job = job_of(shape, N, leg)
-  legs = importlib.import_module(f"jaxmoe.kernels.{implementation}")
-  topology = topologies.get_topology_desc(platform="tpu", topology_name=DEVICES[device][0])
-  mesh = jax.sharding.Mesh(topology.devices[:1], "x")
+  job, mesh = job_of(shape, N, leg), mesh_of_one(device)
   whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  legs = importlib.import_module(f"jaxmoe.kernels.{implementation}")
   array = functools.partial(jax.ShapeDtypeStruct, sharding=whole)
   rows, sizes = array((N, job.K), jnp.bfloat16), array((job.E,), jnp.int32)
   w = array((job.E, job.F, job.K) if job.transposed else (job.E, job.K, job.F), jnp.bfloat16)
@@ -145,8 +185,21 @@ def compiled(device: str, shape: str, N: int, leg: str, implementation: str) -> 
   text = done.as_text()
   assert cost is not None and memory is not None and text is not None
   tile = re.search(r'ragged_dot_tiling="([\d,]+)"', text)
-  named = {"tile": tile[1]} if tile else {}
-  return named | {"flops": cost["flops"], "bytes": cost["bytes accessed"], "temporary": memory.temp_size_in_bytes}
+  named = {"tile": [int(length) for length in tile[1].split(",")]} if tile else {}
+  kernels = [line for line in text.splitlines() if 'custom_call_target="tpu_custom_call"' in line]
+  return named | {
+    "flops": cost["flops"],
+    "bytes": cost["bytes accessed"],
+    "temporary": memory.temp_size_in_bytes,
+    "vmem": max(scoped_bytes("used_scoped_memory_configs", kernel) for kernel in kernels),
+    "vmem_asked": max(scoped_bytes("scoped_memory_configs", kernel) for kernel in kernels),
+  }
+
+
+def scoped_bytes(key: str, kernel: str) -> int:
+  """Of VMEM, by the compiler's note on a kernel; 0 where it notes none."""
+  found = re.search(rf'"{key}":\[{{"memory_space":"1","offset":"0","size":"(\d+)"', kernel)
+  return int(found[1]) if found else 0
 
 
 def uniform_sizes(N: int, E: int):
@@ -182,35 +235,48 @@ def rates(device: str) -> tuple[float, float]:
 def report(found: list[dict]) -> str:
   import jax
 
+  reserved = ", ".join(
+    f"{device} {mib} MiB" for device, mib in {row["device"]: row["reserved_mib"] for row in found}.items()
+  )
+  head = ["device", "shape", "rows", "leg", "own tile", "compiler's", *PAIRS, "arithmetic"]
   lines = [
     "# The TPU kernel beside `ragged_dot`, as compiled",
     "",
     "`python benchmarks/kernels_tpu.py --write`; no TPU was used, so nothing here is a time.",
     f"jax {jax.__version__}. Own and compiler's in each pair; rows fall on experts uniformly at random.",
-    "Tile: rows x columns (buffers). Multiplied: rows, padding included, for each row that there is. Arithmetic: the",
-    "own kernel's time at the device's peak, padding included, for each second of moving its bytes.",
+    "Tile: rows x columns, and rows x depth x columns. Moved: what the tiles read and write. Counted: by the compiler,",
+    "each operand once. Multiplied: rows, padding included, for each row that there is. VMEM: what the kernel uses of",
+    f"that which the compiler sets aside for any operation ({reserved}); neither kernel asks for more.",
+    "Arithmetic: the own kernel's time at the device's peak, padding included, for each second of moving its bytes.",
     "",
-    "| device | shape | rows | leg | own tile | compiler's | GB | temporary, MB | multiplied | VMEM, MB | arithmetic |",
-    "| --- | --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    "| " + " | ".join(head) + " |",
+    "| --- | --- | ---: | --- |" + " ---: |" * (len(head) - 4),
   ]
   return "\n".join([*lines, *map(line, found)]) + "\n"
+
+
+# Heading -> figure, unit, digits.
+PAIRS = {
+  "moved, GB": ("moved", 1e9, 2),
+  "counted, GB": ("bytes", 1e9, 2),
+  "temporary, MB": ("temporary", 1e6, 1),
+  "multiplied": ("multiplied", 1, 2),
+  "VMEM, MB": ("vmem", 1e6, 1),
+}
 
 
 def line(row: dict) -> str:
   head = f"| {row['device']} | {row['shape']} | {row['rows']} | `{row['leg']}` |"
   if row["blocks"] is None:
-    return f"{head} the compiler's |" + " |" * 6
-  height, width, buffers = row["blocks"]
+    return f"{head} the compiler's |" + " |" * (len(PAIRS) + 2)
   own, other = row["own"], row["compiler"]
 
   def pair(name, unit, digits):
     return " / ".join(f"{kernel[name] / unit:.{digits}f}" if name in kernel else "too large" for kernel in (own, other))
 
-  tile = f"{height} x {width} ({buffers}){', apart' if row['apart'] else ''}"
-  return (
-    f"{head} {tile} | {other.get('tile', '').replace(',', ' x ')} | {pair('bytes', 1e9, 2)}"
-    f" | {pair('temporary', 1e6, 1)} | {pair('multiplied', 1, 2)} | {own['fast_bytes'] / 1e6:.0f} | {row['busy']:.2f} |"
-  )
+  tiles = [" x ".join(map(str, kernel["tile"])) if "tile" in kernel else "" for kernel in (own, other)]
+  figures = " | ".join(pair(*figure) for figure in PAIRS.values())
+  return f"{head} {tiles[0]}{', apart' if row['apart'] else ''} | {tiles[1]} | {figures} | {row['busy']:.2f} |"
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from jaxmoe.kernels import activations, ragged
 from jaxmoe.kernels.activations import Activation
 from jaxmoe.kernels.ragged import matmul, matmul_scaled, up
 from jaxmoe.kernels.ragged import weight_gradient_masked as weight_gradient  # the TPU kernel masks both operands
-from jaxmoe.kernels.tpu_blocks import LANES, Job, choose, choose_apart, chunk_rows
+from jaxmoe.kernels.tpu_blocks import LANES, Job, chip_of, choose
 from jaxmoe.kernels.tpu_rows import grouped_rows
 
 __all__ = ["gated_up", "matmul", "matmul_scaled", "matmul_transposed", "matmuls_transposed", "up", "weight_gradient"]
@@ -22,11 +22,15 @@ __all__ = ["gated_up", "matmul", "matmul_scaled", "matmul_transposed", "matmuls_
 
 def gated_up(x_ND, gate_EDF, up_EDF, sizes_E, activation: Activation):
   job = _job([x_ND], gate_EDF, beside=2, outputs=3, transposed=False)
-  blocks = _serves(job, x_ND) and choose(job, device_kind())
-  if not blocks:
+  choice = _serves(job, x_ND) and choose(job, device_kind())
+  if not choice:
     return ragged.gated_up(x_ND, gate_EDF, up_EDF, sizes_E, activation)
-  epilogue = lambda gate, up: (activations.gated(activation, gate, up), gate, up)  # noqa: E731
-  return tuple(grouped_rows([(x_ND, [gate_EDF, up_EDF])], sizes_E, epilogue, job, blocks, chunk_rows(device_kind())))
+
+  def epilogue(gate, up):
+    return activations.gated(activation, gate, up), gate, up
+
+  terms, chunk = [(x_ND, [gate_EDF, up_EDF])], chip_of(device_kind()).rows
+  return tuple(grouped_rows(terms, sizes_E, epilogue, job, choice.blocks, chunk))
 
 
 def matmul_transposed(y_NF, w_EDF, sizes_E):
@@ -35,17 +39,16 @@ def matmul_transposed(y_NF, w_EDF, sizes_E):
 
 def matmuls_transposed(rows_NF, weights_EDF, sizes_E):
   job, kind = _job(rows_NF, weights_EDF[0], beside=1, outputs=1, transposed=True), device_kind()
+  choice = _serves(job, rows_NF[0]) and choose(job, kind)
+  if not choice:
+    return ragged.matmuls_transposed(rows_NF, weights_EDF, sizes_E)
   terms = [(y_NF, [w_EDF]) for y_NF, w_EDF in zip(rows_NF, weights_EDF, strict=True)]
 
-  def run(terms, job, blocks):
-    return grouped_rows(terms, sizes_E, lambda sum_: (sum_,), job, blocks, chunk_rows(kind))[0]
+  def run(terms):
+    one, chunk = job._replace(terms=len(terms)), chip_of(kind).rows
+    return grouped_rows(terms, sizes_E, lambda sum_: (sum_,), one, choice.blocks, chunk)[0]
 
-  if _serves(job, rows_NF[0]):
-    if blocks := choose(job, kind):
-      return run(terms, job, blocks)
-    if blocks := choose_apart(job, kind):
-      return functools.reduce(jnp.add, (run([term], job._replace(terms=1), blocks) for term in terms))
-  return ragged.matmuls_transposed(rows_NF, weights_EDF, sizes_E)
+  return functools.reduce(jnp.add, (run([term]) for term in terms)) if choice.apart else run(terms)
 
 
 def _job(rows, w_EDF, *, beside: int, outputs: int, transposed: bool) -> Job:

@@ -66,12 +66,9 @@ def grouped_rows(
     cost_estimate=pl.CostEstimate(
       flops=flops_a_row * job.N,
       transcendentals=job.N * job.F if job.outputs > 1 else 0,
-      bytes_accessed=tpu_blocks.own_bytes(job, blocks),
+      bytes_accessed=tpu_blocks.once_bytes(job),
     ),
-    compiler_params=pltpu.CompilerParams(
-      dimension_semantics=("parallel", "arbitrary"),
-      vmem_limit_bytes=tpu_blocks.used_bytes(job, blocks, chunk),
-    ),
+    compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary")),
   )
   declared_bytes = work.kernel_bytes(
     job.N,
@@ -89,7 +86,7 @@ def _grid(job: Job, blocks: Blocks, visits: Visits):
     return (group[v], f, 0) if job.transposed else (group[v], 0, f)
 
   weight_block = (None, blocks.width, job.K) if job.transposed else (None, job.K, blocks.width)
-  weight = pl.BlockSpec(weight_block, at_weight, pipeline_mode=pl.Buffered(blocks.buffers))
+  weight = pl.BlockSpec(weight_block, at_weight)
   rows = pl.BlockSpec((blocks.height, job.K), lambda f, v, group, tile, source, *_: (source[v], 0))
   result = pl.BlockSpec((blocks.height, blocks.width), lambda f, v, group, tile, *_: (tile[v], f))
   return pltpu.PrefetchScalarGridSpec(
@@ -103,18 +100,25 @@ def _grid(job: Job, blocks: Blocks, visits: Visits):
 def _visit(job: Job, chunk: int, epilogue, group, tile, source, first, rows, start, end, count, *refs):
   operands, weights, results = refs[: job.terms], refs[job.terms : -job.outputs], refs[-job.outputs :]
   (height, width), v = results[0].shape, pl.program_id(1)
-  piece = tpu_blocks.piece(job, width)
+  depth, columns = tpu_blocks.depth(job.K), tpu_blocks.columns(width)
   dims = (((1,), (1 if job.transposed else 0,)), ((), ()))
 
-  def multiply(at, size, columns):
-    here, there = pl.ds(at, size), pl.ds(pl.multiple_of(columns * piece, LANES), piece)
-    part = (there, slice(None)) if job.transposed else (slice(None), there)
+  def multiply(at, size, block):
+    here, there = pl.ds(at, size), pl.ds(pl.multiple_of(block * columns, LANES), columns)
 
-    def dot(x, w):
-      return lax.dot_general(x[here, :], w[part], dims, preferred_element_type=jnp.float32)
+    def add(step, sums):
+      deep = pl.ds(pl.multiple_of(step * depth, LANES), depth)
+      part = (there, deep) if job.transposed else (deep, there)
 
-    sums = [functools.reduce(jnp.add, map(dot, operands, weights[j :: job.beside])) for j in range(job.beside)]
-    row = tile[v] * height + at + lax.broadcasted_iota(jnp.int32, (size, piece), 0)
+      def dot(x, w):
+        return lax.dot_general(x[here, deep], w[part], dims, preferred_element_type=jnp.float32)
+
+      return [
+        functools.reduce(jnp.add, map(dot, operands, weights[j :: job.beside]), sums[j]) for j in range(job.beside)
+      ]
+
+    sums = lax.fori_loop(0, job.K // depth, add, [jnp.zeros((size, columns), jnp.float32)] * job.beside)
+    row = tile[v] * height + at + lax.broadcasted_iota(jnp.int32, (size, columns), 0)
     is_mine = (start[group[v]] <= row) & (row < end[group[v]])
     for result, new in zip(results, epilogue(*sums), strict=True):
       before = result[here, there].astype(jnp.float32)
@@ -122,7 +126,7 @@ def _visit(job: Job, chunk: int, epilogue, group, tile, source, first, rows, sta
 
   def multiply_all(turn, size):
     at = pl.multiple_of(jnp.minimum(first[v] + turn * chunk, height - size), SUBLANES)
-    lax.fori_loop(0, width // piece, lambda columns, _: multiply(at, size, columns), None)
+    lax.fori_loop(0, width // columns, lambda block, _: multiply(at, size, block), None)
 
   @pl.when((v < count[0]) & ((v == 0) | (tile[jnp.maximum(v - 1, 0)] != tile[v])))
   def _():

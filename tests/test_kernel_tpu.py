@@ -27,7 +27,7 @@ assert _spec is not None and _spec.loader is not None
 benchmark = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(benchmark)
 
-D, F = 128, 256
+D, F = 256, 256
 MIXED = "empty, one row, odd sizes, sum below N"
 TABLE_BYTES = 2 * 2**20  # of visits
 
@@ -42,21 +42,20 @@ def operands(pattern, dtype="bfloat16"):
 
 
 PATTERNS = [MIXED, "nothing", "several tiles", "256 experts"]
-SMALL = [
-  tpu_blocks.Blocks(height, width, buffers) for height, width, buffers in ((32, 128, 1), (64, 256, 2), (96, 128, 2))
-]
+SMALL = [tpu_blocks.Blocks(height, width) for height, width in ((32, 128), (64, 256), (96, 128))]
 
 
-@pytest.mark.parametrize("pattern, blocks, chunk", [
-  *((pattern, None, 128) for pattern in PATTERNS), *((MIXED, blocks, 32) for blocks in SMALL),
-  ("several tiles", SMALL[1], 256), ("256 experts", SMALL[0], 16),
+@pytest.mark.parametrize("pattern, blocks, chunk, apart", [
+  *((pattern, None, 128, False) for pattern in PATTERNS), *((MIXED, blocks, 32, False) for blocks in SMALL),
+  (MIXED, SMALL[0], 32, True), ("several tiles", SMALL[1], 256, False), ("256 experts", SMALL[0], 16, False),
 ])  # fmt: skip
-def test_own_legs(pattern, blocks, chunk, monkeypatch):
-  """With the blocks of the rule and with others: several of columns, one copy, tiles of several chunks."""
+def test_own_legs(pattern, blocks, chunk, apart, monkeypatch):
+  """With the blocks of the rule and with others: several of columns, two parts of K, tiles of several chunks."""
   if blocks is not None:
-    monkeypatch.setattr(tpu, "choose", lambda job, kind: blocks._replace(width=min(blocks.width, job.F)))
-    monkeypatch.setattr(tpu, "chunk_rows", lambda kind: chunk)
-    monkeypatch.setattr(tpu_blocks, "piece", lambda job, width: 128)
+    monkeypatch.setattr(tpu, "choose", lambda job, kind: tpu_blocks.Choice(blocks, apart, 0))
+    monkeypatch.setattr(tpu, "chip_of", lambda kind: tpu_blocks.Chip(chunk, 0, 0))
+    monkeypatch.setattr(tpu_blocks, "COLUMNS", 128)
+    monkeypatch.setattr(tpu_blocks, "DEPTH", 128)
   monkeypatch.setattr(tpu, "ragged", None)
   x_ND, gate_EDF, up_EDF, _, sizes_E, dy_NF = operands(pattern)
   with pltpu.force_tpu_interpret_mode():
@@ -69,7 +68,7 @@ def test_own_legs(pattern, blocks, chunk, monkeypatch):
   for got, want in zip(
     (hidden_NF, *pre, one_ND, both_ND), (oracle.hidden("silu", *wanted), *wanted, parts[0], sum(parts)), strict=True
   ):
-    oracle.assert_close(got, want, "bfloat16")
+    oracle.assert_close(got, want, "bfloat16", factor=2 if apart else 1)  # each term's result is rounded
     assert not np.any(got[total:])
 
 
@@ -144,23 +143,29 @@ def compiled(device, shapes, rows, legs=benchmark.LEGS):
 
 
 def check(row):
-  """No more bytes, FLOPs, temporaries or padding than the compiler's kernel, and FLOPs those of the rows."""
+  """No more bytes, FLOPs, temporaries, padding or fast memory than the compiler's kernel, and FLOPs those of the rows.
+
+  Of fast memory both ask for none, so the compiler sets aside as much for the one as for the other.
+  """
   own, other, job = row["own"], row["compiler"], benchmark.job_of(row["shape"], row["rows"], row["leg"])
   ideal = 2 * job.N * job.K * job.F * job.weights
   assert ideal <= own["flops"] <= 1.05 * ideal, row
-  assert own["fast_bytes"] <= 0.75 * tpu_blocks.MIB * (64 if row["device"] == "v5p" else 128), row
+  reserved = tpu_blocks.chip_of(benchmark.DEVICES[row["device"]][2]).reserved
+  assert own["vmem"] <= own["vmem_expected"] <= reserved == tpu_blocks.MIB * row["reserved_mib"], row
+  assert own["vmem_asked"] == 0, row
   assert job.N > 64 * job.E or row["busy"] < 1, row
+  assert own["moved"] <= other["moved"] and own["multiplied"] <= other["multiplied"], row
   if "too_large" in other:
     return
+  assert other["vmem_asked"] == 0 and other["tile"] == other["tile_expected"], row
   assert own["bytes"] <= other["bytes"] and own["flops"] <= 1.001 * other["flops"], row
   assert own["temporary"] <= other["temporary"] + TABLE_BYTES, row
-  assert own["multiplied"] <= other["multiplied"], row
 
 
 @COMPILES
 def test_compiled_for_a_tpu():
-  """The legs that the compiler serves worst, where blocks of 256 columns once cost twice its bytes."""
-  rows = compiled("v5p", ["mixtral"], [16_384], ["gated_up", "matmul_transposed"])
+  """Deep sums, which leave the least fast memory for columns."""
+  rows = compiled("v5p", ["mixtral"], [16_384])
   assert all(row["blocks"] for row in rows)
   for row in rows:
     check(row)
@@ -176,36 +181,45 @@ def test_compiled_for_every_tpu(device, shape):
     if row["blocks"] is not None and "too_large" not in row["own"]:
       check(row)
   declined = {(row["rows"], row["leg"]) for row in rows if row["blocks"] is None}
-  assert {leg for N, leg in declined if OWN_AT[shape] <= N} <= ({"matmuls_transposed"} if shape == "mixtral" else set())
+  assert not {(N, leg) for N, leg in declined if OWN_AT[shape] <= N}
 
 
-@pytest.mark.parametrize("kind", [kind for _, _, kind in benchmark.DEVICES.values()])
-def test_taken_only_where_bytes_are_no_more(kind):
-  """Bytes counted here anew: rows once for each block of columns, weights once, results once."""
-  for shape, N, leg in itertools.product(benchmark.SHAPES, benchmark.ROWS, benchmark.LEGS):
+@pytest.mark.parametrize("device", benchmark.DEVICES)
+def test_taken_only_where_bytes_are_no_more(device):
+  """Bytes counted here anew, tile by tile, the compiler's with the tiles that it was seen to choose."""
+  tiles = {(4096, 14_336): (128, 256), (1024, 2048): (128, 1280), (2048, 768): (128, 640), (7168, 2048): (128, 128)}
+  if device == "v6e":
+    tiles = {(4096, 14_336): (256, 1024), (1024, 2048): (256, 2048), (2048, 768): (256, 768), (7168, 2048): (256, 512)}
+  for shape, N, leg in itertools.product(benchmark.SHAPES, benchmark.ROWS, ("gated_up", "matmul_transposed")):
     job = benchmark.job_of(shape, N, leg)
-    blocks = tpu_blocks.choose(job, kind)
-    if blocks is None:
+    choice = tpu_blocks.choose(job, benchmark.DEVICES[device][2])
+    if choice is None:
       continue
-    height, width, _ = blocks
-    reads = 1 if height >= N else job.F / width
-    weights, results = job.weights * job.E * job.K * job.F, job.N * job.F
-    own = job.terms * N * job.K * reads + weights + job.outputs * results
-    dots = job.weights * N * job.K + (3 if job.transposed else 1) * weights + job.weights * results
+    weights, results = 2 * job.weights * job.E * job.K * job.F, 2 * N * job.F
+    own = rows_read(job, *choice.blocks) + weights + job.outputs * results
+    dots = job.weights * (rows_read(job, *tiles[job.K, job.F]) + results) + (3 if job.transposed else 1) * weights
     assert own <= dots + (job.weights + job.outputs) * results, (shape, N, leg)
+
+
+def rows_read(job, height, width):
+  """Bytes of rows that a grid of tiles reads: a tile anew whenever it is another one than before."""
+  tiles, columns = -(-job.N // height), -(-job.F // width)
+  return 2 * job.K * (job.N if tiles == 1 else columns * job.N)
 
 
 def test_two_cores_get_as_many_blocks_each():
   for shape, N, leg in itertools.product(benchmark.SHAPES, benchmark.ROWS, benchmark.LEGS):
     job = benchmark.job_of(shape, N, leg)
-    if blocks := tpu_blocks.choose(job, "TPU v5"):
-      assert job.F // blocks.width % 2 == 0, (shape, N, leg)
+    if choice := tpu_blocks.choose(job, "TPU v5"):
+      assert job.F // choice.blocks.width % 2 == 0, (shape, N, leg)
 
 
-def test_declines_where_rows_would_be_read_too_often():
-  wide = benchmark.job_of("mixtral", 131_072, "matmuls_transposed")
-  assert tpu_blocks.choose(wide, "TPU v5") is None and tpu_blocks.choose_apart(wide, "TPU v5") is None
-  assert tpu_blocks.choose(benchmark.job_of("mixtral", 16_384, "gated_up"), "TPU v4") is None
+def test_declines_where_nothing_fits_or_nothing_is_won():
+  """Sums over 65,536 leave room for no columns; where only weights count, an up leg saves nothing."""
+  deep = tpu_blocks.Job(4096, 8, 65_536, 4096, terms=2, beside=1, outputs=1, transposed=True, itemsize=2)
+  assert tpu_blocks.choose(deep, "TPU v5") is None
+  assert tpu_blocks.choose(benchmark.job_of("deepseek", 512, "gated_up"), "TPU v6 lite") is None
+  assert tpu_blocks.choose(benchmark.job_of("deepseek", 16_384, "gated_up"), "TPU v6 lite")
 
 
 # Rows and experts, chunk of the device: most rows multiplied of the rows that there are.
