@@ -7,25 +7,19 @@ benchmarks/results/kernels_tpu.md.
 """
 
 import argparse
-import bisect
 import concurrent.futures
 import functools
 import importlib
 import json
-import os
 import pathlib
 import re
 import subprocess
 import sys
 
+import tpu_devices
 import yaml
 
-# Device -> topology to compile for, accelerator type, kind as jax calls it.
-DEVICES = {
-  "v5e": ("v5e:2x2", "v5litepod-4", "TPU v5 lite"),
-  "v5p": ("v5p:2x2x1", "v5p-8", "TPU v5"),
-  "v6e": ("v6e:2x2", "v6e-4", "TPU v6 lite"),
-}
+DEVICES = ("v5e", "v5p", "v6e")
 # Shape -> D, F, E.
 SHAPES = {
   "seeds": (1024, 2048, 64),
@@ -42,7 +36,7 @@ RESULT = ROOT / "benchmarks" / "results" / "kernels_tpu.md"
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument("--devices", nargs="+", choices=DEVICES, default=list(DEVICES))
+  parser.add_argument("--devices", nargs="+", choices=DEVICES, default=DEVICES)
   parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
   parser.add_argument("--rows", nargs="+", type=int, default=list(ROWS))
   parser.add_argument("--legs", nargs="+", choices=LEGS, default=list(LEGS))
@@ -67,86 +61,46 @@ def in_its_own_process(args, device: str) -> list[dict]:
 
 
 def compile_all(device: str, args):
-  os.environ.update(
-    JAX_PLATFORMS="cpu",
-    TPU_SKIP_MDS_QUERY="1",
-    TPU_ACCELERATOR_TYPE=DEVICES[device][1],
-    TPU_WORKER_HOSTNAMES="localhost",
-    TPU_WORKER_ID="0",
-    ALLOW_MULTIPLE_LIBTPU_LOAD="1",
-  )
-  reserved = reserved_mib(device)
+  tpu_devices.without_a_tpu(device)
   for shape in args.shapes:
     for N in args.rows:
       for leg in args.legs:
-        what = {"device": device, "reserved_mib": reserved, "shape": shape, "rows": N, "leg": leg}
+        what = {"device": device, "shape": shape, "rows": N, "leg": leg}
         print(json.dumps(what | figures(device, shape, N, leg)), flush=True)
-
-
-def reserved_mib(device: str) -> int:
-  """VMEM that the compiler sets aside for a kernel that asks for none: the most that one compiles with."""
-  return bisect.bisect_left(range(1, 129), True, key=lambda mib: not copies(device, mib))
-
-
-def copies(device: str, mib: int) -> bool:
-  """Whether a kernel compiles that copies an array by blocks; it holds two of each side's, of so much in all."""
-  import jax
-  import jax.numpy as jnp
-  from jax.experimental import pallas as pl
-
-  def kernel(block, copied):
-    copied[...] = block[...]
-
-  rows, columns, blocks = mib * 2**20 // 4 // 4 // 1024, 1024, 4
-  mesh = mesh_of_one(device)
-  whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-  array = jax.ShapeDtypeStruct((blocks * rows, columns), jnp.float32, sharding=whole)
-  block = pl.BlockSpec((rows, columns), lambda i: (i, 0))
-  copy = pl.pallas_call(kernel, out_shape=array, grid=(blocks,), in_specs=[block], out_specs=block)
-  try:
-    with jax.set_mesh(mesh):
-      jax.jit(copy).lower(array).compile()
-  except jax.errors.JaxRuntimeError as error:
-    if "memory space vmem" not in str(error):
-      raise
-    return False
-  return True
-
-
-def mesh_of_one(device: str):
-  import jax
-  from jax.experimental import topologies
-
-  topology = topologies.get_topology_desc(platform="tpu", topology_name=DEVICES[device][0])
-  return jax.sharding.Mesh(topology.devices[:1], "x")
 
 
 def figures(device: str, shape: str, N: int, leg: str) -> dict:
   """Of one leg: the own kernel's blocks, and by own kernel and compiler's what each needs."""
-  from jaxmoe.kernels import tpu_blocks
+  from jaxmoe.kernels import tpu_blocks, tpu_chip
 
-  job, kind = job_of(shape, N, leg), DEVICES[device][2]
-  choice = tpu_blocks.choose(job, kind)
+  job, chip = job_of(shape, N, leg), chip_of(device)
+  choice = tpu_blocks.choose(job, chip)
   if choice is None:
     return {"blocks": None}
   one = job._replace(terms=1) if choice.apart else job
-  own, ragged = (compiled(device, shape, N, leg, name) for name in ("tpu", "ragged"))
-  sizes, chip, tile = uniform_sizes(N, job.E), tpu_blocks.chip_of(kind), tpu_blocks.compiler_tile(job, kind)
+  own, ragged = (compiled(device, shape, N, leg, name) for name in ("tpu", "tpu_ragged"))
+  sizes, tile = uniform_sizes(N, job.E), tpu_chip.compiler_tile(chip, tpu_chip.tile_rows(chip, N), job.K, job.F)
   own |= {
     "tile": [*choice.blocks],
     "moved": choice.bytes,
-    "vmem_expected": tpu_blocks.used_bytes(one, choice.blocks, chip.rows),
+    "vmem_expected": tpu_blocks.used_bytes(one, choice.blocks, chip),
     "multiplied": own_multiplied(sizes, choice.blocks.height, chip.rows) / N,
   }
   ragged |= {
     "tile_expected": [*tile],
-    "moved": tpu_blocks.compiler_bytes(job, kind),
-    "multiplied": compiler_multiplied(sizes, tile[0]) / N,
+    "moved": tpu_blocks.compiler_bytes(job, chip),
+    "multiplied": compiler_multiplied(sizes, tile.rows) / N,
   }
   flops = own["multiplied"] * 2 * N * job.K * job.F * job.weights
   peak, bandwidth = rates(device)
   busy = flops / peak / (choice.bytes / bandwidth)
   return {"blocks": [*choice.blocks], "apart": choice.apart, "own": own, "compiler": ragged, "busy": busy}
+
+
+def chip_of(device: str):
+  from jaxmoe.kernels import tpu_chip
+
+  return tpu_chip.chip_of(tpu_devices.DEVICES[device][2])
 
 
 def job_of(shape: str, N: int, leg: str):
@@ -163,7 +117,7 @@ def compiled(device: str, shape: str, N: int, leg: str, implementation: str) -> 
   import jax
   import jax.numpy as jnp
 
-  job, mesh = job_of(shape, N, leg), mesh_of_one(device)
+  job, mesh = job_of(shape, N, leg), tpu_devices.mesh_of_one(device)
   whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
   legs = importlib.import_module(f"jaxmoe.kernels.{implementation}")
   array = functools.partial(jax.ShapeDtypeStruct, sharding=whole)
@@ -171,7 +125,7 @@ def compiled(device: str, shape: str, N: int, leg: str, implementation: str) -> 
   w = array((job.E, job.F, job.K) if job.transposed else (job.E, job.K, job.F), jnp.bfloat16)
   run, arguments = {
     "gated_up": (lambda x, gate, up, sizes: legs.gated_up(x, gate, up, sizes, "silu"), (rows, w, w, sizes)),
-    "matmul_transposed": (legs.matmul_transposed, (rows, w, sizes)),
+    "matmul_transposed": (lambda x, w, sizes: legs.matmuls_transposed([x], [w], sizes), (rows, w, sizes)),
     "matmuls_transposed": (legs.matmuls_transposed, ([rows, rows], [w, w], sizes)),
   }[leg]
   try:
@@ -235,9 +189,7 @@ def rates(device: str) -> tuple[float, float]:
 def report(found: list[dict]) -> str:
   import jax
 
-  reserved = ", ".join(
-    f"{device} {mib} MiB" for device, mib in {row["device"]: row["reserved_mib"] for row in found}.items()
-  )
+  aside = ", ".join(f"{device} {chip_of(device).fast_bytes / 2**20:.0f} MiB" for device in DEVICES)
   head = ["device", "shape", "rows", "leg", "own tile", "compiler's", *PAIRS, "arithmetic"]
   lines = [
     "# The TPU kernel beside `ragged_dot`, as compiled",
@@ -246,7 +198,7 @@ def report(found: list[dict]) -> str:
     f"jax {jax.__version__}. Own and compiler's in each pair; rows fall on experts uniformly at random.",
     "Tile: rows x columns, and rows x depth x columns. Moved: what the tiles read and write. Counted: by the compiler,",
     "each operand once. Multiplied: rows, padding included, for each row that there is. VMEM: what the kernel uses of",
-    f"that which the compiler sets aside for any operation ({reserved}); neither kernel asks for more.",
+    f"that which the compiler sets aside for any operation ({aside}); neither kernel asks for more.",
     "Arithmetic: the own kernel's time at the device's peak, padding included, for each second of moving its bytes.",
     "",
     "| " + " | ".join(head) + " |",

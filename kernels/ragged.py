@@ -1,6 +1,6 @@
-"""Grouped matmuls by `jax.lax.ragged_dot`, which does exact work on TPU.
+"""Grouped matmuls by `jax.lax.ragged_dot`, which does the work of the rows on TPU, if their number is a multiple of 8.
 
-On CPU and, as compiled without cuDNN, on CUDA, XLA turns it into the work of every expert on every row, with zeros for
+Else, on CPU and, as compiled without cuDNN, on CUDA, XLA makes it the work of every expert on every row, with zeros for
 rows that are not the expert's. There a NaN or an infinity in the weights or scales of one expert, even of one without
 rows, makes the results of all rows NaN, because masking them would cost a pass over all weights; `cpu_tiles` reads
 the weights of an expert for its own rows only.

@@ -1,20 +1,19 @@
 """Grouped matmuls on TPU: the compiler's `ragged_dot` where it copies nothing, an own kernel for what it does not fuse.
 
 `ragged_dot` writes gate and up apart from the hidden rows, and copies all weights transposed before it multiplies with
-them. The own kernel serves bfloat16 with lanes of 128 where `tpu_blocks.choose` finds blocks with which it needs no
-more bytes; all else is `ragged`'s.
+them. The own kernel serves bfloat16 with lanes of 128 where `tpu_blocks.choose` finds blocks with which it needs fewer
+bytes; all else is `ragged_dot`'s.
 """
 
 import functools
 
-import jax
 import jax.numpy as jnp
 
-from jaxmoe.kernels import activations, ragged
+from jaxmoe.kernels import activations, tpu_ragged
 from jaxmoe.kernels.activations import Activation
-from jaxmoe.kernels.ragged import matmul, matmul_scaled, up
-from jaxmoe.kernels.ragged import weight_gradient_masked as weight_gradient  # the TPU kernel masks both operands
-from jaxmoe.kernels.tpu_blocks import LANES, Job, chip_of, choose
+from jaxmoe.kernels.tpu_blocks import LANES, Job, choose
+from jaxmoe.kernels.tpu_chip import chip_in_use
+from jaxmoe.kernels.tpu_ragged import matmul, matmul_scaled, up, weight_gradient
 from jaxmoe.kernels.tpu_rows import grouped_rows
 
 __all__ = ["gated_up", "matmul", "matmul_scaled", "matmul_transposed", "matmuls_transposed", "up", "weight_gradient"]
@@ -22,15 +21,15 @@ __all__ = ["gated_up", "matmul", "matmul_scaled", "matmul_transposed", "matmuls_
 
 def gated_up(x_ND, gate_EDF, up_EDF, sizes_E, activation: Activation):
   job = _job([x_ND], gate_EDF, beside=2, outputs=3, transposed=False)
-  choice = _serves(job, x_ND) and choose(job, device_kind())
+  chip = chip_in_use()
+  choice = _serves(job, x_ND) and choose(job, chip)
   if not choice:
-    return ragged.gated_up(x_ND, gate_EDF, up_EDF, sizes_E, activation)
+    return tpu_ragged.gated_up(x_ND, gate_EDF, up_EDF, sizes_E, activation)
 
   def epilogue(gate, up):
     return activations.gated(activation, gate, up), gate, up
 
-  terms, chunk = [(x_ND, [gate_EDF, up_EDF])], chip_of(device_kind()).rows
-  return tuple(grouped_rows(terms, sizes_E, epilogue, job, choice.blocks, chunk))
+  return tuple(grouped_rows([(x_ND, [gate_EDF, up_EDF])], sizes_E, epilogue, job, choice.blocks, chip))
 
 
 def matmul_transposed(y_NF, w_EDF, sizes_E):
@@ -38,15 +37,15 @@ def matmul_transposed(y_NF, w_EDF, sizes_E):
 
 
 def matmuls_transposed(rows_NF, weights_EDF, sizes_E):
-  job, kind = _job(rows_NF, weights_EDF[0], beside=1, outputs=1, transposed=True), device_kind()
-  choice = _serves(job, rows_NF[0]) and choose(job, kind)
+  job, chip = _job(rows_NF, weights_EDF[0], beside=1, outputs=1, transposed=True), chip_in_use()
+  choice = _serves(job, rows_NF[0]) and choose(job, chip)
   if not choice:
-    return ragged.matmuls_transposed(rows_NF, weights_EDF, sizes_E)
+    return tpu_ragged.matmuls_transposed(rows_NF, weights_EDF, sizes_E)
   terms = [(y_NF, [w_EDF]) for y_NF, w_EDF in zip(rows_NF, weights_EDF, strict=True)]
 
   def run(terms):
-    one, chunk = job._replace(terms=len(terms)), chip_of(kind).rows
-    return grouped_rows(terms, sizes_E, lambda sum_: (sum_,), one, choice.blocks, chunk)[0]
+    one = job._replace(terms=len(terms))
+    return grouped_rows(terms, sizes_E, lambda sum_: (sum_,), one, choice.blocks, chip)[0]
 
   return functools.reduce(jnp.add, (run([term]) for term in terms)) if choice.apart else run(terms)
 
@@ -58,11 +57,3 @@ def _job(rows, w_EDF, *, beside: int, outputs: int, transposed: bool) -> Job:
 
 def _serves(job: Job, x_NK) -> bool:
   return x_NK.dtype == jnp.bfloat16 and job.K % LANES == 0 and job.F % LANES == 0
-
-
-def device_kind() -> str | None:
-  """Kind of the mesh's devices, or of jax's default backend if that is a TPU; None where neither tells."""
-  device = jax.sharding.get_abstract_mesh().abstract_device
-  if device is None:
-    return jax.devices()[0].device_kind if jax.default_backend() == "tpu" else None
-  return device.device_kind if device.platform == "tpu" else None

@@ -7,16 +7,15 @@ the compiler sets aside for every operation, `ragged_dot` included: then it take
 import math
 from typing import NamedTuple
 
+from jaxmoe.kernels.tpu_chip import MIB, Chip, compiler_tile, tile_rows
+
 LANES = 128
 SUBLANES = 16  # rows of two bytes that lie in one register
-TILES = (512, 256, 128)
-MIB = 2**20
+HEIGHTS = (512, 256, 128)
 COLUMNS = 256  # of one multiplication, and of its sums
 DEPTH = 1024  # of one multiplication: of much deeper operands the compiler makes copies, and takes minutes
 SPARE = MIB // 4  # of fast memory, for what the compiler holds beside
 WORTHWHILE = 0.99  # of the compiler's bytes; the rest is the table of visits
-
-TWO_CORES = ("TPU v4", "TPU v5", "TPU v5p")  # that share a kernel by its blocks of columns
 
 
 class Job(NamedTuple):
@@ -44,25 +43,6 @@ class Blocks(NamedTuple):
   width: int
 
 
-class Chip(NamedTuple):
-  """What the compiler does for one generation; found with libtpu 0.0.50.1, by what it compiles and what it refuses.
-
-  Attributes:
-    rows: of one of its multiplications, as many as the matrix unit has.
-    reserved: fast memory that it sets aside for an operation that asks for none, bytes.
-    tiles: of that, what the tiles of `ragged_dot` stay below.
-  """
-
-  rows: int
-  reserved: int
-  tiles: int
-
-
-def chip_of(kind: str | None) -> Chip:
-  """By jax's name of the device; where that is unknown, the chip with less memory."""
-  return Chip(256, 32 * MIB, 24 * MIB) if (kind or "").startswith(("TPU v6", "TPU7")) else Chip(128, 16 * MIB, 8 * MIB)
-
-
 class Choice(NamedTuple):
   """Blocks of one kernel for all terms, or of one for each, whose results are added afterwards."""
 
@@ -71,37 +51,45 @@ class Choice(NamedTuple):
   bytes: int
 
 
-def choose(job: Job, kind: str | None) -> Choice | None:
-  """What needs the fewest bytes, if those are no more than the compiler's; else None.
+def choose(job: Job, chip: Chip) -> Choice | None:
+  """What needs the fewest bytes, if those are fewer than the compiler's; else None.
 
   One kernel a term leaves room for wider blocks, but makes more results.
   """
   found = []
-  if blocks := _fewest_bytes(job, kind):
+  if blocks := _fewest_bytes(job, chip):
     found.append(Choice(blocks, False, own_bytes(job, blocks)))
-  if job.terms > 1 and (blocks := _fewest_bytes(job._replace(terms=1), kind)):
+  if job.terms > 1 and (blocks := _fewest_bytes(job._replace(terms=1), chip)):
     found.append(Choice(blocks, True, _apart_bytes(job, blocks)))
   best = min(found, key=lambda choice: choice.bytes, default=None)
-  return best if best and best.bytes <= WORTHWHILE * compiler_bytes(job, kind) else None
+  return best if best and best.bytes <= WORTHWHILE * compiler_bytes(job, chip) else None
 
 
-def _fewest_bytes(job: Job, kind: str | None) -> Blocks | None:
-  fitting = [blocks for tile in TILES for blocks in _widest(job, tile, kind)]
+def _fewest_bytes(job: Job, chip: Chip) -> Blocks | None:
+  fitting = [blocks for tile in HEIGHTS for blocks in _widest(job, tile, chip)]
   return min(fitting, key=lambda blocks: own_bytes(job, blocks), default=None)
 
 
-def _widest(job: Job, tile: int, kind: str | None) -> list[Blocks]:
+def _widest(job: Job, tile: int, chip: Chip) -> list[Blocks]:
   """The widest blocks of this height that fit, if any."""
-  height, chip = min(tile, job.N // SUBLANES * SUBLANES), chip_of(kind)
-  widths = [width for width in range(job.F, 0, -LANES) if job.F % width == 0]
-  shared = [width for width in widths if job.F // width % 2 == 0] if kind in TWO_CORES else []
-  found = [Blocks(height, width) for width in shared or widths if height]
-  return [blocks for blocks in found if used_bytes(job, blocks, chip.rows) <= chip.reserved][:1]
+  height = min(tile, job.N // SUBLANES * SUBLANES)
+  found = (Blocks(height, width) for width in _widths(job.F, chip) if height)
+  return [blocks for blocks in found if used_bytes(job, blocks, chip) <= chip.fast_bytes][:1]
 
 
-def columns(width: int) -> int:
-  """Of one multiplication with a block of this width."""
-  return next(columns for columns in range(COLUMNS, 0, -LANES) if width % columns == 0)
+def _widths(F: int, chip: Chip) -> list[int]:
+  """Widest first, multiples of what fills the matrix unit. Blocks as even as can be; as many on each core, if possible.
+
+  The last one may reach beyond F.
+  """
+  most = math.ceil(F / chip.rows)
+  widths = [math.ceil(most / blocks) * chip.rows for blocks in range(1, most + 1)]
+  return [width for width in widths if math.ceil(F / width) % chip.cores == 0] or widths
+
+
+def columns(job: Job, width: int, chip: Chip) -> int:
+  """Of one multiplication with a block of this width: more than fill the matrix unit only where none lie beyond F."""
+  return COLUMNS if width % COLUMNS == 0 and job.F % COLUMNS == 0 else chip.rows
 
 
 def depth(K: int) -> int:
@@ -109,16 +97,16 @@ def depth(K: int) -> int:
   return next(depth for depth in range(DEPTH, 0, -LANES) if K % depth == 0)
 
 
-def used_bytes(job: Job, blocks: Blocks, chunk: int) -> int:
+def used_bytes(job: Job, blocks: Blocks, chip: Chip) -> int:
   """Fast memory: rows, weights and results twice, so that copies hide; sums of one multiplication, masks, epilogue."""
   height, width = blocks
   held = (job.terms * height + job.weights * width) * job.K + job.outputs * height * width
-  sums = (job.beside + job.outputs) * min(chunk, height) * columns(width)
+  sums = (job.beside + job.outputs) * min(chip.rows, height) * columns(job, width, chip)
   return job.itemsize * 2 * held + 4 * 2 * sums + SPARE
 
 
 def passes(job: Job, blocks: Blocks) -> int:
-  """How often the rows are read: once for each block of columns, but one tile stays."""
+  """How often the rows are read: once for each block of columns; a single tile is copied once and stays."""
   return 1 if blocks.height >= job.N else math.ceil(job.F / blocks.width)
 
 
@@ -139,30 +127,14 @@ def once_bytes(job: Job) -> int:
   return job.itemsize * (job.terms * job.N * job.K + weights + job.outputs * job.N * job.F)
 
 
-def compiler_tile(job: Job, kind: str | None) -> tuple[int, int, int]:
-  """Rows, depth and columns of `ragged_dot`'s tiles: the most columns that fit, and where none do, less than all of K.
-
-  Fitting are two copies of each block in two bytes, and three times its results in four.
-  """
-  rows, _, most = chip_of(kind)
-
-  def fits(depth, columns):
-    return 4 * depth * (rows + columns) + 12 * rows * columns < most
-
-  widths = [*range(rows, job.F, rows), job.F]
-  if wide := [width for width in widths if fits(job.K, width)]:
-    return rows, job.K, max(wide)
-  return rows, max(depth for depth in range(rows, job.K, rows) if fits(depth, rows)), rows
-
-
-def compiler_bytes(job: Job, kind: str | None) -> int:
+def compiler_bytes(job: Job, chip: Chip) -> int:
   """Of a `ragged_dot` for each weight in its tiles, a transposed copy where it makes one, and the rest in one pass.
 
   Rows are read for each block of columns. Weights are read once, but in parts of their depth for each tile of rows.
   """
-  height, depth, width = compiler_tile(job, kind)
-  rows = job.N * job.K * (1 if height >= job.N else math.ceil(job.F / width))
-  reads = job.E if depth == job.K else max(job.E, math.ceil(job.N / height))
+  tile = compiler_tile(chip, tile_rows(chip, job.N), job.K, job.F)
+  rows = job.N * job.K * (1 if tile.rows >= job.N else math.ceil(job.F / tile.columns))
+  reads = job.E if tile.depth == job.K else max(job.E, math.ceil(job.N / tile.rows))
   copies = 2 * job.E if job.transposed else 0  # read and written transposed
   dot = rows + (copies + reads) * job.K * job.F + job.N * job.F
   return job.itemsize * (job.weights * dot + (job.weights + job.outputs) * job.N * job.F)

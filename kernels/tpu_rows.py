@@ -18,6 +18,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from jaxmoe.kernels import tpu_blocks, work
 from jaxmoe.kernels.tpu_blocks import LANES, SUBLANES, Blocks, Job
+from jaxmoe.kernels.tpu_chip import Chip
 
 TAILS = (16, 32, 64, 128)  # rows of a multiplication that a chunk would pad
 
@@ -45,22 +46,21 @@ def grouped_rows(
   epilogue: Callable,
   job: Job,
   blocks: Blocks,
-  chunk: int,
+  chip: Chip,
 ):
   """`job.outputs` arrays of N rows: epilogue(acc_1, ..), where acc_i sums x @ w_i over the terms (x, (w_1, ..)).
 
   Args:
     terms: rows of one length and width K, each with weights of one shape: EKF, or EFK if the job is transposed.
     epilogue: float32 accumulators of some rows to a tuple of results; elementwise.
-    chunk: rows of one multiplication.
   """
   rows, weights = [x for x, _ in terms], [w for _, ws in terms for w in ws]
-  visits = visits_of(sizes_E, job.N, blocks.height, chunk)
+  visits = visits_of(sizes_E, job.N, blocks.height, chip.rows)
   result = jax.ShapeDtypeStruct((job.N, job.F), rows[0].dtype, manual_axis_type=jax.typeof(rows[0]).manual_axis_type)
   result_bytes = job.outputs * job.N * job.F * job.itemsize
   flops_a_row = 2 * job.K * job.F * job.weights
   call = pl.pallas_call(
-    functools.partial(_visit, job, min(chunk, blocks.height), epilogue),
+    functools.partial(_visit, job, chip, epilogue),
     grid_spec=_grid(job, blocks, visits),
     out_shape=[result] * job.outputs,
     cost_estimate=pl.CostEstimate(
@@ -91,54 +91,62 @@ def _grid(job: Job, blocks: Blocks, visits: Visits):
   result = pl.BlockSpec((blocks.height, blocks.width), lambda f, v, group, tile, *_: (tile[v], f))
   return pltpu.PrefetchScalarGridSpec(
     num_scalar_prefetch=len(visits),
-    grid=(job.F // blocks.width, visits.tile.shape[0]),
+    grid=(pl.cdiv(job.F, blocks.width), visits.tile.shape[0]),
     in_specs=[rows] * job.terms + [weight] * job.weights,
     out_specs=[result] * job.outputs,
   )
 
 
-def _visit(job: Job, chunk: int, epilogue, group, tile, source, first, rows, start, end, count, *refs):
-  operands, weights, results = refs[: job.terms], refs[job.terms : -job.outputs], refs[-job.outputs :]
+def _visit(job: Job, chip: Chip, epilogue: Callable, *refs):
+  """One step of the grid: multiplies a visit's rows with a block of columns, some rows and columns at a time."""
+  count = len(Visits._fields)
+  visits, operands, results = Visits(*refs[:count]), refs[count : -job.outputs], refs[-job.outputs :]
   (height, width), v = results[0].shape, pl.program_id(1)
-  depth, columns = tpu_blocks.depth(job.K), tpu_blocks.columns(width)
-  dims = (((1,), (1 if job.transposed else 0,)), ((), ()))
+  chunk, columns = min(chip.rows, height), tpu_blocks.columns(job, width, chip)
+  group, tile = visits.group[v], visits.tile[v]
+  inside = width if job.F % width == 0 else jnp.minimum(width, job.F - pl.program_id(0) * width)
 
-  def multiply(at, size, block):
-    here, there = pl.ds(at, size), pl.ds(pl.multiple_of(block * columns, LANES), columns)
+  def multiply(turn, size):
+    at = pl.multiple_of(jnp.minimum(visits.first[v] + turn * chunk, height - size), SUBLANES)
+    row = tile * height + at + lax.broadcasted_iota(jnp.int32, (size, columns), 0)
+    is_mine = (visits.start[group] <= row) & (row < visits.end[group])
 
-    def add(step, sums):
-      deep = pl.ds(pl.multiple_of(step * depth, LANES), depth)
-      part = (there, deep) if job.transposed else (deep, there)
+    def one_block(block, _):
+      here = pl.ds(at, size), pl.ds(pl.multiple_of(block * columns, LANES), columns)
+      for result, new in zip(results, epilogue(*_sums(job, operands, *here)), strict=True):
+        before = result[here].astype(jnp.float32)
+        result[here] = jnp.where(is_mine, new, before).astype(result.dtype)
 
-      def dot(x, w):
-        return lax.dot_general(x[here, deep], w[part], dims, preferred_element_type=jnp.float32)
+    lax.fori_loop(0, pl.cdiv(inside, columns), one_block, None)
 
-      return [
-        functools.reduce(jnp.add, map(dot, operands, weights[j :: job.beside]), sums[j]) for j in range(job.beside)
-      ]
-
-    sums = lax.fori_loop(0, job.K // depth, add, [jnp.zeros((size, columns), jnp.float32)] * job.beside)
-    row = tile[v] * height + at + lax.broadcasted_iota(jnp.int32, (size, columns), 0)
-    is_mine = (start[group[v]] <= row) & (row < end[group[v]])
-    for result, new in zip(results, epilogue(*sums), strict=True):
-      before = result[here, there].astype(jnp.float32)
-      result[here, there] = jnp.where(is_mine, new, before).astype(result.dtype)
-
-  def multiply_all(turn, size):
-    at = pl.multiple_of(jnp.minimum(first[v] + turn * chunk, height - size), SUBLANES)
-    lax.fori_loop(0, width // columns, lambda block, _: multiply(at, size, block), None)
-
-  @pl.when((v < count[0]) & ((v == 0) | (tile[jnp.maximum(v - 1, 0)] != tile[v])))
+  @pl.when((v < visits.count[0]) & ((v == 0) | (visits.tile[jnp.maximum(v - 1, 0)] != tile)))
   def _():
     for result in results:
       result[...] = jnp.zeros_like(result)
 
-  @pl.when(v < count[0])
+  @pl.when(v < visits.count[0])
   def _():
-    turns = lax.div(rows[v], chunk)
-    lax.fori_loop(0, turns, lambda turn, _: multiply_all(turn, chunk), None)
+    turns = lax.div(visits.rows[v], chunk)
+    lax.fori_loop(0, turns, lambda turn, _: multiply(turn, chunk), None)
     for size in _tails(chunk)[:-1]:
-      pl.when(lax.rem(rows[v], chunk) == size)(functools.partial(multiply_all, turns, size))
+      pl.when(lax.rem(visits.rows[v], chunk) == size)(functools.partial(multiply, turns, size))
+
+
+def _sums(job: Job, operands, rows: pl.Slice, columns: pl.Slice) -> list[jax.Array]:
+  """Float32 sums, rows x columns, of as many products as there are weights beside each other."""
+  depth, dims = tpu_blocks.depth(job.K), (((1,), (1 if job.transposed else 0,)), ((), ()))
+  terms, weights = operands[: job.terms], operands[job.terms :]
+
+  def add(step, sums):
+    deep = pl.ds(pl.multiple_of(step * depth, LANES), depth)
+    part = (columns, deep) if job.transposed else (deep, columns)
+
+    def dot(x, w):
+      return lax.dot_general(x[rows, deep], w[part], dims, preferred_element_type=jnp.float32)
+
+    return [functools.reduce(jnp.add, map(dot, terms, weights[j :: job.beside]), sums[j]) for j in range(job.beside)]
+
+  return lax.fori_loop(0, job.K // depth, add, [jnp.zeros((rows.size, columns.size), jnp.float32)] * job.beside)
 
 
 def visits_of(sizes_E, N: int, height: int, chunk: int) -> Visits:
