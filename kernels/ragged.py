@@ -63,9 +63,11 @@ def _up(x_ND, weights_EDF, sizes_E, activation: Activation):
 
 
 def _ragged_dot(left, right, sizes_E, dims):
-  # The TPU kernel sums bfloat16 products in float32 and rounds once: asked for float32, it only writes more bytes.
+  # The TPU kernel sums products in float32 and rounds once: asked for float32, it only writes more bytes. But it cannot
+  # store float16.
+  stored = jnp.float32 if left.dtype == jnp.float16 else left.dtype
   with jax.named_scope(_declared(left, right, sizes_E.shape[0])):
-    return lax.ragged_dot_general(left, right, sizes_E, dims, preferred_element_type=left.dtype)
+    return lax.ragged_dot_general(left, right, sizes_E, dims, preferred_element_type=stored).astype(left.dtype)
 
 
 def _declared(left, right, num_experts: int) -> str:

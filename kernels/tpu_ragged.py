@@ -1,7 +1,8 @@
-"""`ragged`'s legs on TPU, with as many rows as the compiler has tiles for.
+"""`ragged`'s legs on TPU, with rows and a precision that the compiler has a kernel for.
 
 Its tiles have a height that divides the number of rows, and where that cannot be eight or more, it makes a `ragged_dot`
-into the work of every expert on every row, as on CPU. So rows are added, which no expert owns.
+into the work of every expert on every row, as on CPU. So rows are added, which no expert owns. It does the same at the
+precision "high", and fails at "highest" in bfloat16, whose products are exact anyway.
 """
 
 import jax
@@ -43,7 +44,17 @@ def _cut(leg, *rows):
 
 
 def _in_whole_tiles(leg, *rows):
-  N = rows[0].shape[0]
+  """Raises NotImplementedError for float64."""
+  N, dtype = rows[0].shape[0], rows[0].dtype
+  if dtype == jnp.float64:
+    raise NotImplementedError("expected bfloat16, float16 or float32 on TPU, got float64; cast rows and weights")
   more = -N % tile_rows(chip_in_use(), N)
-  with work.expecting(work.expected_rows(N)):  # of the rows added none
+  with work.expecting(work.expected_rows(N)), jax.default_matmul_precision(_precision(dtype)):
     return leg(*(jnp.pad(x, ((0, more), (0, 0))) for x in rows))
+
+
+def _precision(dtype) -> str:
+  """One pass over bfloat16; whatever is asked of float32 beyond that, and all of float16's digits, need several."""
+  asked = jax.config.jax_default_matmul_precision
+  one_pass = dtype == jnp.bfloat16 or (dtype == jnp.float32 and asked in (None, "default", "bfloat16"))
+  return "default" if one_pass else "highest"

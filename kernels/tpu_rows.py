@@ -141,8 +141,9 @@ def _sums(job: Job, operands, rows: pl.Slice, columns: pl.Slice) -> list[jax.Arr
     deep = pl.ds(pl.multiple_of(step * depth, LANES), depth)
     part = (columns, deep) if job.transposed else (deep, columns)
 
-    def dot(x, w):
-      return lax.dot_general(x[rows, deep], w[part], dims, preferred_element_type=jnp.float32)
+    def dot(x, w):  # bfloat16's products are exact, whatever precision is asked of others
+      precise = {"precision": lax.Precision.DEFAULT, "preferred_element_type": jnp.float32}
+      return lax.dot_general(x[rows, deep], w[part], dims, **precise)
 
     return [functools.reduce(jnp.add, map(dot, terms, weights[j :: job.beside]), sums[j]) for j in range(job.beside)]
 

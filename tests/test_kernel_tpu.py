@@ -5,6 +5,7 @@ import importlib.util
 import itertools
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -20,6 +21,7 @@ from jax.sharding import PartitionSpec as P
 from jaxmoe.kernels import tpu, tpu_blocks, tpu_chip, tpu_ragged, tpu_rows
 from jaxmoe.kernels.expert_ffn import expert_ffn
 
+LEGS_COMPILED = pathlib.Path(__file__).parent / "tpu_legs_compiled.py"
 BENCHMARKS = pathlib.Path(__file__).parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 import kernels_tpu as benchmark  # noqa: E402
@@ -154,6 +156,27 @@ def test_the_compilers_legs_get_whole_tiles(N, rows):
   oracle.assert_close(tpu_ragged.weight_gradient(*clean, sizes_E), w_grad, "float32")
 
 
+@pytest.mark.parametrize("asked, dtype, given", [
+  (None, "bfloat16", "DEFAULT"), ("high", "bfloat16", "DEFAULT"), ("highest", "bfloat16", "DEFAULT"),
+  (None, "float32", "DEFAULT"), ("high", "float32", "HIGHEST"), ("highest", "float32", "HIGHEST"),
+  (None, "float16", "HIGHEST"),
+])  # fmt: skip
+def test_precision(asked, dtype, given):
+  """bfloat16 in one pass, for its products are exact; float32 as asked, but never "high", which has no kernel."""
+  x_ND, w_EDF = oracle.draw(7, dtype, (16, 8), (2, 8, 16))
+  with jax.default_matmul_precision(asked):
+    jaxpr = jax.make_jaxpr(tpu_ragged.matmul)(x_ND, w_EDF, jnp.array([5, 9]))
+  found = re.findall(r"Precision\.(\w+)", str(jaxpr))
+  assert found and set(found) == {given}, jaxpr
+
+
+def test_float64_is_refused():
+  with jax.enable_x64(True):
+    x_ND, w_EDF = oracle.draw(7, "float64", (16, 8), (2, 8, 16))
+    with pytest.raises(NotImplementedError, match="expected bfloat16, float16 or float32 on TPU, got float64; cast"):
+      tpu_ragged.matmul(x_ND, w_EDF, jnp.array([5, 9]))
+
+
 COMPILES = pytest.mark.skipif(
   importlib.util.find_spec("libtpu") is None, reason="the extra jaxmoe[tpu] is not installed"
 )
@@ -216,31 +239,13 @@ def test_what_the_compiler_does(device):
 
 
 @COMPILES
-def test_no_work_of_other_experts():
-  """FLOPs of the compiled legs are those of the rows, for numbers of rows that the compiler has no tiles for, too."""
-  program = f"""
-import sys; sys.path.insert(0, {str(BENCHMARKS)!r})
-import tpu_devices; tpu_devices.without_a_tpu("v5e")
-import jax
-from jaxmoe.kernels.expert_ffn import expert_ffn
-N, E, D, F = 4100, 16, 256, 512
-mesh = tpu_devices.mesh_of_one("v5e")
-whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-shapes = (N, D), (E, D, F), (E, D, F), (E, F, D)
-sizes = jax.ShapeDtypeStruct((E,), "int32", sharding=whole)
-def run(x, gate, up, down, sizes):
-  y, pull = jax.vjp(lambda *a: expert_ffn(*a, sizes, activation="silu"), x, gate, up, down)
-  return y, pull(y)
-with jax.set_mesh(mesh):
-  for dtype in ("bfloat16", "float32"):
-    arrays = [jax.ShapeDtypeStruct(shape, dtype, sharding=whole) for shape in shapes]
-    flops = jax.jit(run).lower(*arrays, sizes).compile().cost_analysis()["flops"]
-    print(flops / (3 * 3 * 2 * N * D * F))
-"""
-  done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+@pytest.mark.parametrize("device", ["v5e", "v6e"])
+def test_no_work_of_other_experts(device):
+  """FLOPs of compiled legs are those of the rows, whatever their number, dtype and jax's precision."""
+  done = subprocess.run([sys.executable, LEGS_COMPILED, device], capture_output=True, text=True, check=False)
   assert done.returncode == 0, done.stderr[-2000:]
-  ratios = [float(line) for line in done.stdout.split()]
-  assert len(ratios) == 2 and all(1 <= ratio <= 1.1 for ratio in ratios), ratios
+  ratios = {name: float(ratio) for name, ratio in (line.split() for line in done.stdout.splitlines())}
+  assert len(ratios) == 8 and all(1 <= ratio <= 1.1 for ratio in ratios.values()), ratios
 
 
 @pytest.mark.slow
