@@ -4,7 +4,7 @@ from typing import Literal
 
 import jax.numpy as jnp
 
-from jaxmoe.kernels import activations, check, choose
+from jaxmoe.kernels import activations, check, choose, dtypes
 from jaxmoe.kernels.activations import Activation
 from jaxmoe.kernels.choose import Implementation
 from jaxmoe.kernels.expert_ffn import expert_ffn
@@ -59,5 +59,5 @@ def buffer_ffn(
 
 
 def _matmul(letters: str, x, w):
-  accumulator = jnp.promote_types(x.dtype, jnp.float32)
+  accumulator = dtypes.wide(x.dtype)
   return jnp.einsum(letters, x, w, preferred_element_type=accumulator).astype(x.dtype)

@@ -19,6 +19,8 @@ MODULES: dict[Implementation, str] = {
   "ragged": "jaxmoe.kernels.ragged",
   "hopper": "jaxmoe.kernels.hopper.legs",
 }
+# Kernels that only one platform has -> its name in jax, and what it is called.
+SERVES = {"tpu": ("tpu", "a TPU"), "hopper": ("cuda", "a Hopper GPU (cuda)")}
 
 
 def implementation(name: Implementation | None) -> Implementation:
@@ -63,30 +65,29 @@ def of_platform(name: str) -> Implementation:
 
 
 def where_served(name: Implementation, sizes_E):
-  """`sizes_E`, which every leg reads, in a program that may be lowered only for what the implementation serves.
+  """`sizes_E`, which every leg reads, in a program that may be lowered only where the implementation serves.
 
-  Nothing says while tracing what a program will be lowered for, so TPU legs are refused no earlier; `hopper` takes the
-  shapes of its tiles from the device, and so raises by itself.
+  Nothing says while tracing what a program will be lowered for, nor that the compiler will split it over devices.
 
   Raises:
-    NotImplementedError: on lowering, which eager calls do at once, for another platform.
+    NotImplementedError: on lowering, which eager calls do at once.
   """
-  return _tpu_only().bind(sizes_E) if name == "tpu" and not _tpu_is_interpreted() else sizes_E
+  return _only_where_served(name).bind(sizes_E) if name in SERVES and not _is_interpreted() else sizes_E
 
 
-def _tpu_is_interpreted() -> bool:
-  """Whether the TPU interpreter is on, which serves the CPU too; jax keeps that to itself."""
+def _is_interpreted() -> bool:
+  """Whether Pallas's interpreter is on, which serves the CPU too, for TPU and GPU alike; jax keeps that to itself."""
   from jax._src import config
 
   return bool(config.pallas_tpu_interpret_mode_context_manager.value)
 
 
 @functools.cache
-def _tpu_only():
-  """The identity, as a primitive that only TPUs have."""
+def _only_where_served(name: Implementation):
+  """The identity, as a primitive that only the implementation's platform has, on one device's part of a program."""
   from jax.extend.core import Primitive  # loads parts of Pallas, which other implementations do without
 
-  primitive = Primitive("tpu_only")
+  primitive = Primitive(f"{name}_only")
   lowered = jax.jit(primitive.bind)
 
   @primitive.def_impl
@@ -96,14 +97,35 @@ def _tpu_only():
 
   primitive.def_abstract_eval(lambda x: x)
   batching.defvectorized(primitive)
-  mlir.register_lowering(primitive, _refuse)
-  mlir.register_lowering(primitive, lambda _, x: [x], platform="tpu")
+  mlir.register_lowering(primitive, functools.partial(_refuse, name))
+  mlir.register_lowering(primitive, _serve if name == "hopper" else _pass, platform=SERVES[name][0])
   return primitive
 
 
-def _refuse(context, _):
+def _refuse(name: Implementation, context, _):
   platforms = context.platforms or context.module_context.platforms
   raise NotImplementedError(
-    f"implementation='tpu' needs a TPU, got a program for {' and '.join(platforms)}; leave the implementation to the"
-    " platform, or name another"
+    f"implementation={name!r} needs {SERVES[name][1]}, got a program for {' and '.join(platforms)}; leave the"
+    " implementation to the platform, or name another"
   )
+
+
+def _pass(_, x):
+  return [x]
+
+
+def _serve(context, x):
+  """jax refuses what follows for its TPU kernels, but not for its GPU kernels."""
+  if not _is_one_devices(context.module_context.axis_context):
+    raise NotImplementedError(
+      "implementation='hopper' needs one device's rows and weights, got a program that the compiler splits over several"
+      " devices, each of which would do all the work; call it within jax.shard_map over all axes"
+    )
+  return [x]
+
+
+def _is_one_devices(axes) -> bool:
+  """Whether a program is lowered for one device, or for each of several by itself, `shard_map` over all their axes."""
+  if manual := getattr(axes, "manual_axes", None):
+    return manual | set(axes.mesh.manual_axes) == frozenset(axes.mesh.axis_names)
+  return getattr(axes, "num_devices", 1) in (None, 1)

@@ -7,7 +7,7 @@ before its tiles; results are written in place, into rows of the whole result.
 import jax.numpy as jnp
 from jax import lax
 
-from jaxmoe.kernels import activations, tiling, work
+from jaxmoe.kernels import activations, dtypes, tiling, work
 from jaxmoe.kernels.activations import Activation
 
 
@@ -105,4 +105,4 @@ def _dot(left, right, left_dim: int = 1, right_dim: int = 0):
 
 
 def _accumulator(x):
-  return jnp.promote_types(x.dtype, jnp.float32)
+  return dtypes.wide(x.dtype)

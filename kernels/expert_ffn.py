@@ -3,9 +3,8 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 
-from jaxmoe.kernels import activations, check, choose, work
+from jaxmoe.kernels import activations, check, choose, dtypes, work
 from jaxmoe.kernels.activations import Activation
 from jaxmoe.kernels.choose import Implementation
 from jaxmoe.kernels.grouped_matmul import grouped_matmul_reference, matmul_scaled
@@ -17,7 +16,7 @@ def expert_ffn_reference(
   x_ND, gate_EDF, up_EDF, down_EFD, group_sizes_E, *, activation: Activation, scales=(None, None, None)
 ):
   """The same as `expert_ffn`, by the work of every expert on every row."""
-  wide_ND = x_ND.astype(jnp.promote_types(x_ND.dtype, jnp.float32))
+  wide_ND = x_ND.astype(dtypes.wide(x_ND.dtype))
   weights = [(up_EDF, scales[1])] if gate_EDF is None else [(gate_EDF, scales[0]), (up_EDF, scales[1])]
   pre = [grouped_matmul_reference(wide_ND, w_EDF, group_sizes_E, scale=scale) for w_EDF, scale in weights]
   hidden_NF = activations.hidden(activation, pre)
@@ -38,7 +37,7 @@ def expert_ffn(
 ):
   """down(act(x gate) * (x up)) with the weights of each row's expert; down(act(x up)) where `gate_EDF` is None.
 
-  Differentiable in rows and weights; kept for that are only rows, pre-activations and sizes, 2D + 4F bytes a row in
+  Differentiable in rows and weights, once and in reverse mode; kept for that are only rows, pre-activations and sizes, 2D + 4F bytes a row in
   bfloat16 with a gate. Rows, sizes, dtypes and errors are as in `grouped_matmul`.
 
   Args:
@@ -110,14 +109,14 @@ _ffn.defvjp(_forward, _backward)
 def _activate_again(activation: Activation, pre, d_hidden_NF):
   """Hidden rows and the gradients of the pre-activations, in the dtype of `d_hidden_NF`, computed in float32."""
   dtype = d_hidden_NF.dtype
-  widen = lambda rows: rows.astype(jnp.promote_types(dtype, jnp.float32))  # noqa: E731
+  widen = lambda rows: rows.astype(dtypes.wide(dtype))  # noqa: E731
   hidden_NF, pull = jax.vjp(functools.partial(activations.hidden, activation), [widen(rows) for rows in pre])
   (d_pre,) = pull(widen(d_hidden_NF))
   return hidden_NF.astype(dtype), [rows.astype(dtype) for rows in d_pre]
 
 
 def _ffn_scaled(name: Implementation, activation: Activation, x_ND, weights, scales, sizes_E):
-  wide = jnp.promote_types(x_ND.dtype, jnp.float32)
+  wide = dtypes.wide(x_ND.dtype)
 
   def matmul(rows, i, label):
     scale = check.scale(label, scales[i], weights[i].shape[0], weights[i].shape[2], wide)

@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from jaxmoe.kernels import check, choose
+from jaxmoe.kernels import check, choose, dtypes
 from jaxmoe.kernels.choose import Implementation
 from jaxmoe.kernels.rows import expert_of_row, vary_alike, zero_unowned
 
@@ -13,7 +13,7 @@ from jaxmoe.kernels.rows import expert_of_row, vary_alike, zero_unowned
 def grouped_matmul_reference(x_ND, w_EDF, group_sizes_E, *, scale=None):
   """The same as `grouped_matmul`, by the work of every expert on every row."""
   E, N = w_EDF.shape[0], x_ND.shape[0]
-  wide = jnp.promote_types(x_ND.dtype, jnp.float32)
+  wide = dtypes.wide(x_ND.dtype)
   x_ND, w_EDF, dtype = zero_unowned(x_ND, group_sizes_E).astype(wide), w_EDF.astype(wide), x_ND.dtype
   if scale is not None:
     w_EDF = w_EDF * scale.astype(wide).reshape(E, 1, -1)
@@ -24,9 +24,10 @@ def grouped_matmul_reference(x_ND, w_EDF, group_sizes_E, *, scale=None):
 def grouped_matmul(x_ND, w_EDF, group_sizes_E, *, scale=None, implementation: Implementation | None = None):
   """y_NF = x_ND w_EDF[expert of the row]; the first `group_sizes_E[0]` rows are expert 0's, and so on.
 
-  Differentiable in rows and weights. Products are summed in float32 or wider. Rows past the sum of the sizes are zero
-  in the result and in the gradient of `x_ND`; nothing that they hold enters any other number. Float32 is multiplied
-  as `jax.default_matmul_precision` says, on TPU by default in one pass of bfloat16; `hopper` always does it in full.
+  Differentiable in rows and weights, once and in reverse mode. Products are summed in float32 or wider. Rows past the
+  sum of the sizes are zero in the result and in the gradient of `x_ND`; nothing that they hold enters any other number.
+  Float32 is multiplied as `jax.default_matmul_precision` says, on TPU by default in one pass of bfloat16, and at "high"
+  as at "highest"; `hopper` always does it in full.
 
   Args:
     x_ND: rows, bfloat16, float16, float32 or float64.
@@ -51,7 +52,7 @@ def grouped_matmul(x_ND, w_EDF, group_sizes_E, *, scale=None, implementation: Im
   name = choose.implementation(implementation)
   sizes_E = choose.where_served(name, sizes_E)
   if scale is not None:
-    scale_EF = check.scale("scale", scale, E, F, jnp.promote_types(x_ND.dtype, jnp.float32))
+    scale_EF = check.scale("scale", scale, E, F, dtypes.wide(x_ND.dtype))
     return matmul_scaled(name, *vary_alike(x_ND, w_EDF, scale_EF, sizes_E))
   return _matmul(name, *vary_alike(x_ND, w_EDF, sizes_E))
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxmoe.kernels import activations, work
+from jaxmoe.kernels import activations, dtypes, work
 from jaxmoe.kernels.activations import Activation
 from jaxmoe.kernels.rows import zero_unowned
 
@@ -58,7 +58,7 @@ def up(x_ND, up_EDF, sizes_E, activation: Activation):
 
 def _up(x_ND, weights_EDF, sizes_E, activation: Activation):
   pre = [matmul(x_ND, w_EDF, sizes_E) for w_EDF in weights_EDF]
-  wide = [rows_NF.astype(jnp.promote_types(x_ND.dtype, jnp.float32)) for rows_NF in pre]
+  wide = [rows_NF.astype(dtypes.wide(x_ND.dtype)) for rows_NF in pre]
   return activations.hidden(activation, wide).astype(x_ND.dtype), *pre
 
 

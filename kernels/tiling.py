@@ -31,7 +31,7 @@ class Tiles(NamedTuple):
     """Row where tile `t` begins, and which of its rows are the expert's, T1. A tile never leaves the array."""
     wanted = self.first + t * self.tile
     begin = jnp.minimum(wanted, self.num_rows - self.tile)
-    row_T1 = begin + jnp.arange(self.tile)[:, None]
+    row_T1 = begin + jnp.arange(self.tile, dtype=jnp.int32)[:, None]
     return begin, (wanted <= row_T1) & (row_T1 < self.end)
 
 

@@ -14,6 +14,8 @@ from typing import NamedTuple
 TILE_STEP = 8
 LARGEST_TILE = 128
 
+LEAST_ROWS = 1e-6  # that may be expected: of less, a fraction of the experts that have any is no number
+
 FLOAT32_PRODUCTS = 6  # of bfloat16 parts, where tensor cores multiply 16 bits (jaxmoe/kernels/hopper/parts.py)
 
 _expected_rows: contextvars.ContextVar[float | None] = contextvars.ContextVar("expected_rows", default=None)
@@ -39,7 +41,7 @@ def expecting(rows: float | None) -> Iterator[None]:
 def expected_rows(num_rows: int) -> float:
   """Rows expected in an array of `num_rows`."""
   rows = _expected_rows.get()
-  return num_rows if rows is None else min(rows, num_rows)
+  return num_rows if rows is None else min(max(rows, LEAST_ROWS), num_rows)
 
 
 def tile_rows(num_rows: int, num_experts: int) -> int:

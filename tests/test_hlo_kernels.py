@@ -1,5 +1,6 @@
 """Kernels that a compiler cannot look into count by their declared work, on every target, and never as zero."""
 
+import functools
 import re
 
 import jax
@@ -10,6 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxmoe.kernels import ragged, work
 from jaxmoe.kernels.expert_ffn import expert_ffn
+from jaxmoe.kernels.grouped_matmul import grouped_matmul
 from jaxmoe.xla.declared import AT_MOST
 from jaxmoe.xla.flops import matmul_flops
 from jaxmoe.xla.hlo import Module
@@ -149,6 +151,30 @@ def test_what_the_compiler_computes_again_is_told_apart(first):
   """The original may be gone: of an operation and its copies all but one are added."""
   count = matmul_flops(Module.from_text(RECOMPUTED.replace("FIRST", first)))
   assert (count.total, count.recomputed) == (3 * 2 * 8**3, 2 * 8**3)
+
+
+@WITH_CUDA
+@pytest.mark.parametrize("manual", [(), ("x",), ("x", "y")])
+def test_hopper_refuses_what_the_compiler_would_split(manual):
+  """It would gather all rows on every device; `shard_map` over all axes gives each its own."""
+  on = mesh("cuda", x=2, y=4)
+  shapes = ((8 * N, D), jnp.bfloat16), ((E, D, F), jnp.bfloat16), ((E,), jnp.int32)
+  specs = SPEC(("x", "y")), SPEC(), SPEC()
+  arrays = [
+    jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(on, spec))
+    for (shape, dtype), spec in zip(shapes, specs, strict=True)
+  ]
+  run = functools.partial(grouped_matmul, implementation="hopper")
+  with jax.set_mesh(on):
+    if manual:
+      local = SPEC(manual)
+      run = jax.shard_map(run, in_specs=(local, SPEC(), SPEC()), out_specs=local, axis_names=set(manual))
+    lowered = functools.partial(jax.jit(run).lower, *arrays)
+    if len(manual) == 2:
+      assert "all-gather" not in lowered().compile().as_text()
+      return
+    with pytest.raises(NotImplementedError, match=r"one device's rows and weights, .* splits over several devices"):
+      lowered()
 
 
 @WITH_CUDA

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from kernel_oracle import PATTERNS
 
-from jaxmoe.kernels.hopper import config, tiles
+from jaxmoe.kernels import work
+from jaxmoe.kernels.hopper import config, legs, tiles
 from jaxmoe.kernels.hopper.config import TileShape
+from jaxmoe.kernels.hopper.device import Device
 
 SIZES = [(rows, sizes) for rows, sizes in PATTERNS.values() if rows]
 SIZES += [(2048, [7, 1, 1000, 0, 0, 40, 64, 936]), (512, [128, 128, 128, 128]), (96, [0] * 64), (64, [1] * 64)]
@@ -103,7 +105,34 @@ def test_rule_finds_a_tile_that_fits(leg, D, F, rows):
     assert shape.height == 64
 
 
-@pytest.mark.parametrize("leg,D,F", [("matmul", 96, 128), ("gated_up", 64, 32), ("weight_gradient", 192, 64)])
+@pytest.mark.parametrize("leg", [leg for leg in config.LEGS if leg != "weight_gradient"])
+@pytest.mark.parametrize("D,F", [(1024, 2048), (2048, 704), (64, 192), (7168, 1408)])
+@pytest.mark.parametrize("rows,groups", [(1, 1), (8, 64), (64, 1), (4096, 64)])
+def test_rule_takes_low_tiles_for_few_rows(leg, D, F, rows, groups):
+  """Low ones where any serves; where none gives every processor a tile, the one of which there are most."""
+  serving = [shape for shape in config.candidates() if shape.height <= 128 and shape.serves(leg, D, F)]
+  low = [shape for shape in serving if shape.height == 64]
+  if not serving:
+    pytest.skip("no tile serves")
+  shape = config.by_rule(leg, D, F, rows=rows, groups=groups, processors=132)
+  assert shape in (low or serving)
+  columns = 2 * F if leg == "gated_up" else F
+  most = max((rows // one.height + min(groups, rows)) * (columns // one.width) for one in low or serving)
+  if most < 132:
+    assert (rows // shape.height + min(groups, rows)) * (columns // shape.width) == most
+
+
+def test_tiles_are_for_the_rows_that_are_expected(monkeypatch):
+  asked = []
+  monkeypatch.setattr(config, "tile_shape", lambda *_, rows, **__: asked.append(rows))
+  for expected in (None, 512, 0.2):
+    with work.expecting(expected):
+      legs._shape(None, "matmul", 1024, 2048, 131_072, 64, Device("H200", 132))
+  assert asked == [131_072, 512, 1]
+
+
+@pytest.mark.parametrize("leg,D,F", [("matmul", 96, 128), ("gated_up", 64, 32), ("weight_gradient", 192, 64),
+                                     ("matmul", 0, 64), ("matmul", 64, 0)])  # fmt: skip
 def test_no_tile_for_other_widths(leg, D, F):
   with pytest.raises(NotImplementedError, match=f"multiples of 64.*{D} and {F}.*pad"):
     config.by_rule(leg, D, F, rows=64, groups=4, processors=132)

@@ -177,6 +177,37 @@ def test_tpu_legs_are_for_tpus(call, dtype):
   assert np.any(interpreted(run, x_ND, SIZES)) and np.any(interpreted(jax.jit(run), x_ND, SIZES))
 
 
+HOPPER = AbstractMesh((), (), abstract_device=AbstractDevice("NVIDIA H200", 132, "gpu"))
+
+
+@pytest.mark.parametrize("platform", ["cpu", "tpu", "rocm"])
+def test_hopper_legs_are_for_hopper(platform):
+  """As where a GPU is jax's default, and the arrays lie on a CPU."""
+  x_ND, w_EDF = jnp.ones((64, 64), "bfloat16"), jnp.ones((E, 64, 128), "bfloat16")
+  run = functools.partial(grouped_matmul, implementation="hopper")
+  with jax.sharding.use_abstract_mesh(HOPPER):
+    traced = jax.jit(run).trace(x_ND, w_EDF, SIZES)
+  message = f"implementation='hopper' needs a Hopper GPU (cuda), got a program for {platform}; leave the implementation"
+  with pytest.raises(NotImplementedError, match=re.escape(message)):
+    traced.lower(lowering_platforms=(platform,))
+
+
+def test_expected_rows_may_be_next_to_none():
+  y_ND = expert_ffn(X, W, W, DOWN, SIZES, activation="silu", expected_rows=1e-17)
+  assert np.array_equal(y_ND, expert_ffn(X, W, W, DOWN, SIZES, activation="silu"))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_strict_promotion(dtype):
+  """jax may be told to promote no dtypes."""
+  with jax.numpy_dtype_promotion("strict"):
+    arrays = [array.astype(dtype) for array in (X, W, W, DOWN)]
+    y_ND, pull = jax.vjp(lambda *arrays: expert_ffn(*arrays, SIZES, activation="silu"), *arrays)
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(pull(y_ND)))
+    grouped_matmul(arrays[0], W.astype(FP8), SIZES, scale=jnp.ones(E))
+    buffer_ffn(arrays[0].reshape(E, 4, D), *arrays[1:], activation="silu")
+
+
 def interpreted(run, *arrays):
   with pltpu.force_tpu_interpret_mode():
     return run(*arrays)

@@ -69,20 +69,33 @@ def tile_shape(leg: Leg, D: int, F: int, *, rows: int, groups: int, device: str,
 
 
 def by_rule(leg: Leg, D: int, F: int, *, rows: int, groups: int, processors: int) -> TileShape:
-  """The widest tile that still gives every processor one, of 64 rows where groups have no more on average."""
+  """The widest tile that still gives every processor one, else the one of which there are most.
+
+  Of 64 rows where groups have no more on average, if such a tile serves.
+  """
   low = leg != "weight_gradient" and rows <= CHUNK * groups
   preferred = sorted(candidates(), key=lambda shape: (shape.split_columns != low, -shape.width))
   serving = [shape for shape in preferred if shape.height <= 128 and shape.serves(leg, D, F)]
-  if not serving:
+  if not serving or not D or not F:
     raise NotImplementedError(
-      f"{leg} on Hopper needs widths that are multiples of {CHUNK}, and one of 128 for a gradient or FP8 weights,"
-      f" got {D} and {F};"
-      " pad the weights, or name another implementation"
+      f"{leg} on Hopper needs {_needed_widths(leg)}, got {D} and {F}; pad the weights, or name another implementation"
     )
   if leg == "weight_gradient":
     return serving[0]
-  busy = (shape for shape in serving if (rows // shape.height + min(groups, rows)) * (F // shape.width) >= processors)
-  return next(busy, serving[0])
+  if low:
+    serving = [shape for shape in serving if shape.split_columns] or serving
+  columns = 2 * F if leg == "gated_up" else F
+
+  def tiles(shape: TileShape) -> int:
+    return (rows // shape.height + min(groups, rows)) * (columns // shape.width)
+
+  return next((shape for shape in serving if tiles(shape) >= processors), max(serving, key=tiles))
+
+
+def _needed_widths(leg: Leg) -> str:
+  if leg == "matmul_scaled":
+    return f"sums over a multiple of {CHUNK}, to columns that are a multiple of 128"
+  return f"widths that are multiples of {CHUNK}" + (", one of them of 128" if leg == "weight_gradient" else "")
 
 
 def candidates() -> list[TileShape]:

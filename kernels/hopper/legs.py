@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 
+from jaxmoe.kernels import work
 from jaxmoe.kernels.activations import Activation, gated, hidden
 from jaxmoe.kernels.hopper import config
 from jaxmoe.kernels.hopper.config import Leg, TileShape
@@ -54,7 +55,7 @@ def weight_gradient(x_ND, y_NF, sizes_E, *, device: Device | None = None, shape:
   device = device or current()
   N, D, F, E = *x_ND.shape, y_NF.shape[1], sizes_E.shape[0]
   if N == 0:
-    return jnp.zeros((E, D, F), x_ND.dtype)
+    return jnp.zeros_like(x_ND, shape=(E, D, F))
   shape = _shape(shape, "weight_gradient", D, F, N, E, device)
   return grouped_weights(x_ND, y_NF, sizes_E, shape=shape, processors=device.processors)
 
@@ -65,7 +66,7 @@ def matmul_scaled(x_ND, w_EDF, scale_EF, sizes_E, *, device: Device | None = Non
   device = device or current()
   (N, D), (E, _, F) = x_ND.shape, w_EDF.shape
   if N == 0:
-    return jnp.zeros((N, F), x_ND.dtype)
+    return jnp.zeros_like(x_ND, shape=(N, F))
   shape = _shape(shape, "matmul_scaled", D, F, N, E, device)
   return grouped_rows_scaled(x_ND, w_EDF, scale_EF, sizes_E, shape=shape, processors=device.processors)
 
@@ -89,7 +90,7 @@ def _rows(
   (N, D), (E, *widths) = arrays[0].shape, arrays[1].shape
   F = widths[0 if transposed else 1]
   if N == 0:
-    return [jnp.zeros((N, F), arrays[0].dtype)] * outputs
+    return [jnp.zeros_like(arrays[0], shape=(N, F))] * outputs
   shape = _shape(shape, leg, D, F, N, E, device)
   return grouped_rows(
     terms,
@@ -106,6 +107,7 @@ def _rows(
 
 def _shape(given: TileShape | None, leg: Leg, D: int, F: int, rows: int, groups: int, device: Device) -> TileShape:
   if given is None:
+    rows = max(1, round(work.expected_rows(rows)))
     return config.tile_shape(leg, D, F, rows=rows, groups=groups, device=device.kind, processors=device.processors)
   if not given.serves(leg, D, F):
     raise ValueError(f"{given} does not divide {leg} of {D} and {F}, or does not fit; leave it to the table")
