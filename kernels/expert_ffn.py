@@ -37,8 +37,8 @@ def expert_ffn(
 ):
   """down(act(x gate) * (x up)) with the weights of each row's expert; down(act(x up)) where `gate_EDF` is None.
 
-  Differentiable in rows and weights, once and in reverse mode; kept for that are only rows, pre-activations and sizes, 2D + 4F bytes a row in
-  bfloat16 with a gate. Rows, sizes, dtypes and errors are as in `grouped_matmul`.
+  Differentiable in rows and weights, once and in reverse mode; kept for that are only rows, pre-activations and sizes,
+  2D + 4F bytes a row in bfloat16 with a gate. Rows, sizes, dtypes and errors are as in `grouped_matmul`.
 
   Args:
     x_ND: rows.
