@@ -191,3 +191,22 @@ def test_lowering_for_tpu_uses_its_ragged_matmul():
   text = with_gradients.trace("ragged", *arrays).lower(lowering_platforms=("tpu",)).as_text()
   assert text.count('"chlo.ragged_dot"(') == 3 and "dot_general" not in text
   assert text.count("stablehlo.transpose") == 1  # of the weights, for the gradient of rows
+
+
+def test_vmap_runs_one_loop_after_the_other():
+  """As one loop of several lengths, each turn would choose between old and new for every row of every result."""
+  sizes_BE = jnp.array([[3, 0, 9], [0, 12, 0], [1, 1, 2]])
+  x_BND, w_EDF = oracle.draw(11, "float32", (3, 12, 8), (3, 8, 16))
+
+  def both_passes(x_ND, sizes_E):
+    y_ND, pull = jax.vjp(lambda *arrays: grouped_matmul(*arrays, sizes_E, implementation="cpu_tiles"), x_ND, w_EDF)
+    return y_ND, *pull(y_ND)
+
+  together = jax.jit(jax.vmap(both_passes))
+  for row, got in enumerate(zip(*together(x_BND, sizes_BE), strict=True)):
+    sizes = sizes_BE[row].tolist()
+    y_ND = oracle.grouped_matmul(x_BND[row], w_EDF, sizes)
+    for one, want in zip(got, (y_ND, *oracle.grouped_matmul_gradients(x_BND[row], w_EDF, sizes, y_ND)), strict=True):
+      oracle.assert_close(one, want, "float32")
+  chosen = re.findall(r"stablehlo.select .*tensor<3x(\d+)x(\d+)xf32>", together.lower(x_BND, sizes_BE).as_text())
+  assert not chosen, chosen
