@@ -59,5 +59,4 @@ def buffer_ffn(
 
 
 def _matmul(letters: str, x, w):
-  accumulator = dtypes.wide(x.dtype)
-  return jnp.einsum(letters, x, w, preferred_element_type=accumulator).astype(x.dtype)
+  return jnp.einsum(letters, x, w, preferred_element_type=dtypes.accumulator(x.dtype)).astype(x.dtype)

@@ -71,7 +71,7 @@ def weight_gradient(x_ND, y_NF, sizes_E):
       x_TD, y_TF = (jnp.where(mine_T1, lax.dynamic_slice_in_dim(rows, begin, tile), 0) for rows in (x_ND, y_NF))
       return w_DF + _dot(x_TD, y_TF, 0, 0)
 
-    w_DF = loop(add, jnp.zeros_like(x_ND, shape=(D, F), dtype=_accumulator(x_ND)))
+    w_DF = loop(add, jnp.zeros_like(x_ND, shape=(D, F), dtype=dtypes.accumulator(x_ND.dtype)))
     return lax.dynamic_update_index_in_dim(w_EDF, w_DF.astype(w_EDF.dtype), e, 0)
 
   return tiling.for_tiles(tile, N, sizes_E, expert, w_EDF)
@@ -110,8 +110,4 @@ def _write(result, rows, begin, mine_T1):
 def _dot(left, right, left_dim: int = 1, right_dim: int = 0):
   """Product summed over one dimension of each, in float32 or wider."""
   dims = (((left_dim,), (right_dim,)), ((), ()))
-  return lax.dot_general(left, right, dims, preferred_element_type=_accumulator(left))
-
-
-def _accumulator(x):
-  return dtypes.wide(x.dtype)
+  return lax.dot_general(left, right, dims, preferred_element_type=dtypes.accumulator(left.dtype))

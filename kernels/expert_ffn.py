@@ -16,7 +16,7 @@ def expert_ffn_reference(
   x_ND, gate_EDF, up_EDF, down_EFD, group_sizes_E, *, activation: Activation, scales=(None, None, None)
 ):
   """The same as `expert_ffn`, by the work of every expert on every row."""
-  wide_ND = x_ND.astype(dtypes.wide(x_ND.dtype))
+  wide_ND = x_ND.astype(dtypes.accumulator(x_ND.dtype))
   weights = [(up_EDF, scales[1])] if gate_EDF is None else [(gate_EDF, scales[0]), (up_EDF, scales[1])]
   pre = [grouped_matmul_reference(wide_ND, w_EDF, group_sizes_E, scale=scale) for w_EDF, scale in weights]
   hidden_NF = activations.hidden(activation, pre)
@@ -109,14 +109,17 @@ _ffn.defvjp(_forward, _backward)
 def _activate_again(activation: Activation, pre, d_hidden_NF):
   """Hidden rows and the gradients of the pre-activations, in the dtype of `d_hidden_NF`, computed in float32."""
   dtype = d_hidden_NF.dtype
-  widen = lambda rows: rows.astype(dtypes.wide(dtype))  # noqa: E731
+
+  def widen(rows):
+    return rows.astype(dtypes.accumulator(dtype))
+
   hidden_NF, pull = jax.vjp(functools.partial(activations.hidden, activation), [widen(rows) for rows in pre])
   (d_pre,) = pull(widen(d_hidden_NF))
   return hidden_NF.astype(dtype), [rows.astype(dtype) for rows in d_pre]
 
 
 def _ffn_scaled(name: Implementation, activation: Activation, x_ND, weights, scales, sizes_E):
-  wide = dtypes.wide(x_ND.dtype)
+  wide = dtypes.accumulator(x_ND.dtype)
 
   def matmul(rows, i, label):
     scale = check.scale(label, scales[i], weights[i].shape[0], weights[i].shape[2], wide)

@@ -13,7 +13,7 @@ from jaxmoe.kernels.rows import expert_of_row, vary_alike, zero_unowned
 def grouped_matmul_reference(x_ND, w_EDF, group_sizes_E, *, scale=None):
   """The same as `grouped_matmul`, by the work of every expert on every row."""
   E, N = w_EDF.shape[0], x_ND.shape[0]
-  wide = dtypes.wide(x_ND.dtype)
+  wide = dtypes.accumulator(x_ND.dtype)
   x_ND, w_EDF, dtype = zero_unowned(x_ND, group_sizes_E).astype(wide), w_EDF.astype(wide), x_ND.dtype
   if scale is not None:
     w_EDF = w_EDF * scale.astype(wide).reshape(E, 1, -1)
@@ -52,7 +52,7 @@ def grouped_matmul(x_ND, w_EDF, group_sizes_E, *, scale=None, implementation: Im
   name = choose.implementation(implementation)
   sizes_E = choose.where_served(name, sizes_E)
   if scale is not None:
-    scale_EF = check.scale("scale", scale, E, F, dtypes.wide(x_ND.dtype))
+    scale_EF = check.scale("scale", scale, E, F, dtypes.accumulator(x_ND.dtype))
     return matmul_scaled(name, *vary_alike(x_ND, w_EDF, scale_EF, sizes_E))
   return _matmul(name, *vary_alike(x_ND, w_EDF, sizes_E))
 

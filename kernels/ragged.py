@@ -58,7 +58,7 @@ def up(x_ND, up_EDF, sizes_E, activation: Activation):
 
 def _up(x_ND, weights_EDF, sizes_E, activation: Activation):
   pre = [matmul(x_ND, w_EDF, sizes_E) for w_EDF in weights_EDF]
-  wide = [rows_NF.astype(dtypes.wide(x_ND.dtype)) for rows_NF in pre]
+  wide = [rows_NF.astype(dtypes.accumulator(x_ND.dtype)) for rows_NF in pre]
   return activations.hidden(activation, wide).astype(x_ND.dtype), *pre
 
 

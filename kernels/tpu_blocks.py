@@ -111,8 +111,8 @@ def passes(job: Job, blocks: Blocks) -> int:
 
 
 def own_bytes(job: Job, blocks: Blocks) -> int:
-  rows = job.terms * job.N * job.K * passes(job, blocks)
-  return job.itemsize * (rows + job.weights * job.E * job.K * job.F + job.outputs * job.N * job.F)
+  again = job.terms * job.N * job.K * (passes(job, blocks) - 1)
+  return once_bytes(job) + job.itemsize * again
 
 
 def _apart_bytes(job: Job, blocks: Blocks) -> int:

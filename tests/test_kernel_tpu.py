@@ -4,6 +4,7 @@ import functools
 import importlib.util
 import itertools
 import json
+import os
 import pathlib
 import re
 import subprocess
@@ -12,8 +13,11 @@ import sys
 import jax
 import jax.numpy as jnp
 import kernel_oracle as oracle
+import kernels_tpu as benchmark
 import numpy as np
 import pytest
+import tpu_compiler
+import tpu_devices
 from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
@@ -22,10 +26,6 @@ from jaxmoe.kernels import tpu, tpu_blocks, tpu_chip, tpu_ragged, tpu_rows
 from jaxmoe.kernels.expert_ffn import expert_ffn
 
 LEGS_COMPILED = pathlib.Path(__file__).parent / "tpu_legs_compiled.py"
-BENCHMARKS = pathlib.Path(__file__).parents[1] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
-import kernels_tpu as benchmark  # noqa: E402
-import tpu_devices  # noqa: E402
 
 D, F = 256, 384
 MIXED = "empty, one row, odd sizes, sum below N"
@@ -226,7 +226,7 @@ def test_what_the_compiler_does(device):
 
   What it sets aside for a kernel that asks for none holds no arrays, however little of it the kernel uses.
   """
-  done = subprocess.run([sys.executable, BENCHMARKS / "tpu_compiler.py", device], capture_output=True, check=False)
+  done = subprocess.run([sys.executable, tpu_compiler.__file__, device], capture_output=True, check=False)
   assert done.returncode == 0, done.stderr[-2000:]
   found = json.loads(done.stdout.splitlines()[-1])
   assert found["set_aside_mib"] == found["expected_mib"]
@@ -242,7 +242,9 @@ def test_what_the_compiler_does(device):
 @pytest.mark.parametrize("device", ["v5e", "v6e"])
 def test_no_work_of_other_experts(device):
   """FLOPs of compiled legs are those of the rows, whatever their number, dtype and jax's precision."""
-  done = subprocess.run([sys.executable, LEGS_COMPILED, device], capture_output=True, text=True, check=False)
+  paths = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+  command = [sys.executable, LEGS_COMPILED, device]
+  done = subprocess.run(command, capture_output=True, text=True, check=False, env=paths)
   assert done.returncode == 0, done.stderr[-2000:]
   ratios = {name: float(ratio) for name, ratio in (line.split() for line in done.stdout.splitlines())}
   assert len(ratios) == 8 and all(1 <= ratio <= 1.1 for ratio in ratios.values()), ratios

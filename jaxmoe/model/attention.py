@@ -8,8 +8,9 @@ from flax import nnx
 from jax import lax
 
 from jaxmoe.config.deployment import Deployment
+from jaxmoe.kernels.dtypes import accumulator
 from jaxmoe.model.cached_attention import attend_to_cache
-from jaxmoe.model.norm import RMSNorm, accumulator, parameter
+from jaxmoe.model.norm import RMSNorm, parameter
 from jaxmoe.model.rotary import rotate
 
 # Queries are taken in blocks, so that at most QUERY_BLOCK x S scores of a head exist at once.

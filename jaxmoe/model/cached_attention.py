@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from jaxmoe.model.norm import accumulator
+from jaxmoe.kernels.dtypes import accumulator
 
 
 def attend_to_cache(query_BHK, key_BGK, value_BGK, cached, positions_B):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxmoe.config.deployment import Deployment
+from jaxmoe.kernels.dtypes import accumulator
 from jaxmoe.meshes.build import spec
 
 
@@ -19,11 +20,6 @@ def parameter(
   else:
     value = (jax.random.normal(rngs.params(), shape, jnp.float32) * fan_in**-0.5).astype(dtype)
   return nnx.Param(value, out_sharding=tuple(spec(deployment.rules, role, letters)))
-
-
-def accumulator(dtype) -> jnp.dtype:
-  """The dtype in which sums of `dtype` values are kept: at least float32."""
-  return jnp.promote_types(dtype, jnp.float32)
 
 
 class RMSNorm(nnx.Module):

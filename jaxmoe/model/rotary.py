@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from jaxmoe.model.norm import accumulator
+from jaxmoe.kernels.dtypes import accumulator
 
 
 def rotate(x_BSHK, positions_BS, theta: float):

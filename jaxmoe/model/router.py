@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxmoe.config.deployment import Deployment
-from jaxmoe.model.norm import accumulator, parameter
+from jaxmoe.kernels.dtypes import accumulator
+from jaxmoe.model.norm import parameter
 
 
 @jax.tree_util.register_dataclass

@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 from jax import lax
 
+from jaxmoe.kernels.dtypes import accumulator
 from jaxmoe.meshes.rules import PartitionRules
-from jaxmoe.model.norm import accumulator
 from jaxmoe.model.parallel import sum_tokens
 
 
