@@ -31,6 +31,11 @@ SHAPES = {
   "high": TileShape(height=256, width=128),
   "few stages": TileShape(width=128, stages=2, band=1),
 }
+LAGS = {
+  "lag": TileShape(width=128, stages=3, lag=1),
+  "halves": TileShape(width=128, depth=32, stages=5, lag=3),
+  "too shallow to lag": TileShape(width=128, stages=6, lag=1),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -72,6 +77,14 @@ def test_more_tile_shapes(leg, name, monkeypatch):
   monkeypatch.setattr(hopper, "F", 256)
   monkeypatch.setattr(hopper, "D", 256)
   hopper.check(leg, *PATTERNS["several tiles"], shape=SHAPES[name])
+
+
+@pytest.mark.parametrize("leg", ["gated_up", "matmul", "matmuls_transposed"])
+@pytest.mark.parametrize("name", LAGS)
+def test_lagging_tiles(leg, name, monkeypatch):
+  monkeypatch.setattr(hopper, "F", 256)
+  monkeypatch.setattr(hopper, "D", 256)
+  hopper.check(leg, 300, [201, 3, 70], shape=LAGS[name])
 
 
 @pytest.mark.parametrize("activation", ["gelu", "clamped"])

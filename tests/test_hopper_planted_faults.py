@@ -17,6 +17,7 @@ from jaxmoe.kernels.hopper.config import TileShape
 
 # Some tiles full, some not; several turns a processor.
 SEVERAL = (300, [201, 3, 96])
+LAGGING = TileShape(width=64, depth=32, stages=3, lag=1)
 RACE, WRONG = "RACE DETECTED", "error .* above"
 BARRIER = "no threads observed phase|must observe each|barrier is already at phase"
 # jax 0.11.2 runs on after a race; what the race does may then be seen first.
@@ -197,3 +198,26 @@ def test_widened_weights_are_multiplied_after_both_consumers_wrote_them(monkeypa
   step = ["widen", "wgmma_wait", released, "barrier_arrive", "wgmma"]
   last, without_rows = ["wgmma_wait", released], ["widen", "barrier_arrive", released]
   assert traced[-len(step + last + without_rows) :] == step + last + without_rows
+
+
+def test_a_lagging_consumer_waits_before_a_tile_until_the_other_multiplies(monkeypatch):
+  """Order as traced: a consumer that did not wait would go unseen in the interpreter, whose clock is its own."""
+  traced, lags = [], []
+  for owner, name in [(ring.Lag, "begin"), (ring.Lag, "passed"), (plgpu, "wgmma"), (ring.Ring, "take")]:
+    original = getattr(owner, name)
+    monkeypatch.setattr(owner, name, lambda *args, n=name, run=original: (traced.append(n), run(*args))[1])
+  new = rows.Lag
+  monkeypatch.setattr(rows, "Lag", lambda *args: (lags.append(new(*args)), lags[-1])[1])
+  for name in ("barrier_wait", "barrier_arrive"):
+    original = getattr(plgpu, name)
+
+    def note(barrier, name=name, run=original):
+      traced.extend([name] if lags and barrier is lags[-1].ahead else [])
+      return run(barrier)
+
+    monkeypatch.setattr(plgpu, name, note)
+  with compat.interpreted(detect_races=False):
+    jax.eval_shape(lambda: hopper.run("matmul", hopper.operands("matmul", *SEVERAL, "bfloat16"), shape=LAGGING))
+  multiplied, skipped = ["take", "wgmma", "passed", "barrier_arrive"], ["take", "passed", "barrier_arrive"]
+  whole = ["begin", "barrier_wait", *multiplied, *skipped]
+  assert traced[-len(whole) :] == whole

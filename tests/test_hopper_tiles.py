@@ -1,5 +1,6 @@
 """Tile tables of the Hopper kernels, and their tile shapes, against plain Python."""
 
+import dataclasses
 import itertools
 import json
 
@@ -121,6 +122,18 @@ def test_rule_takes_low_tiles_for_few_rows(leg, D, F, rows, groups):
   most = max((rows // one.height + min(groups, rows)) * (columns // one.width) for one in low or serving)
   if most < 132:
     assert (rows // shape.height + min(groups, rows)) * (columns // shape.width) == most
+
+
+@pytest.mark.parametrize("shape", config.candidates())
+def test_a_tile_can_lag_where_its_consumers_do_not_meet(shape):
+  """The halves take as much shared memory; with fewer stages the first consumer would wait for the second one."""
+  once, halves = config.lagging(shape)
+  for leg in config.LEGS:
+    lags = leg in ("gated_up", "matmul", "matmul_transposed") and shape.serves(leg, 2304, 2304)
+    assert once.serves(leg, 2304, 2304) == halves.serves(leg, 2304, 2304) == lags
+    assert shape.shared_bytes(leg) == once.shared_bytes(leg)
+  assert halves.shared_bytes("matmul") == shape.shared_bytes("matmul")
+  assert not dataclasses.replace(once, stages=2).serves("matmul", 2304, 2304)
 
 
 def test_tiles_are_for_the_rows_that_are_expected(monkeypatch):

@@ -73,7 +73,18 @@ def test_candidates_are_few_but_enough(script, table):
     assert found[0] == each.rule(H200) and len(set(found)) == len(found) >= min(3, len(serving))
     assert min(serving, key=lambda shape: cases.least_cycles(each, shape, 132)) in found
   goals = legs[: script("tune").STAGE]
-  assert sum(len(cases.candidates(each, H200)) + 2 for each in goals) < 250
+  assert sum(len(cases.candidates(each, H200)) + len(cases.variants(each, each.rule(H200))) for each in goals) < 300
+
+
+def test_variants_of_a_tile_serve_its_leg(script, table):
+  """Two other orders; and two that lag where rows are many, unless consumers meet within a tile."""
+  cases = script("tune_cases")
+  for each in cases.tunables(H200, table, 0):
+    rule = each.rule(H200)
+    found = cases.variants(each, rule)
+    lags = rule.height > 64 and each.leg not in ("matmul_scaled", "weight_gradient")
+    assert [shape.lag for shape in found] == [0, 0, *[1, 3] * lags] and rule not in found
+    assert all(shape.serves(each.leg, each.D, each.F) for shape in found)
 
 
 def test_idle_processors_and_small_tiles_cost(script):
@@ -110,7 +121,7 @@ def test_a_tile_shape_that_is_wrong_is_not_timed(script):
 
 
 def test_the_fastest_that_is_right_is_kept(script, table, monkeypatch):
-  """Also where its process ended on the way, and bands of the fastest only."""
+  """Also where its process ended on the way, and variants of the fastest only."""
   tune, cases, problems = script("tune"), script("tune_cases"), script("problems")
   legs = cases.legs_of(problems.Problem("seed", 32768))[:2]
   asked_before = []
@@ -118,7 +129,7 @@ def test_the_fastest_that_is_right_is_kept(script, table, monkeypatch):
   def of_children(asked, options):
     asked_before.append(asked)
     for each, shape in asked:
-      us = 1.0 * shape.height + shape.width + shape.band
+      us = 1.0 * shape.height + shape.width + shape.band + shape.lag
       row = {"wrong": "1e0"} if shape.height == 64 else {"error": "hung"} if shape.width == 128 else {"median_us": us}
       yield (each, shape), row
 
@@ -127,7 +138,12 @@ def test_the_fastest_that_is_right_is_kept(script, table, monkeypatch):
   entries = json.loads(table.read_text())["entries"]
   assert [entry["leg"] for entry in entries] == ["gated_up", "matmul"]
   assert all((e["shape"]["height"], e["shape"]["width"], e["shape"]["band"]) == (128, 256, 4) for e in entries)
-  assert len(asked_before) == 2 and {shape.band for _, shape in asked_before[1]} == {4, 16}
+  assert len(asked_before) == 2 and {(shape.band, shape.lag) for _, shape in asked_before[1]} == {
+    (4, 0),
+    (16, 0),
+    (8, 1),
+    (8, 3),
+  }
   tune.keep(table, {**entries[0], "device": "another"})
   tune.keep(table, {**entries[0], "median_us": 0.5})
   assert sorted(e["median_us"] for e in json.loads(table.read_text())["entries"])[0] == 0.5

@@ -129,6 +129,7 @@ def compile_all() -> None:
   for leg, rows_dtype, weights_dtype in combinations():
     tiled: Any = TILED_AS.get(leg, leg)
     shapes = [shape for shape in config.candidates() if shape.serves(tiled, *SIDES[leg])]
+    shapes += [shape for shape in config.lagging(shapes[0]) if shape.serves(tiled, *SIDES[leg])]
     if (rows_dtype, weights_dtype) not in (("bfloat16", "bfloat16"), ("bfloat16", "float8_e4m3fn")):
       # Only how numbers are converted and stored differs: one high and one low tile will do.
       shapes = [next(shape for shape in shapes if shape.split_columns == split) for split in (False, True)]

@@ -23,7 +23,7 @@ from collections.abc import Iterable, Iterator
 import guarded
 from operands import dry_device
 from problems import Problem
-from tune_cases import KEYS, Tunable, bands, candidates, tunables
+from tune_cases import KEYS, Tunable, candidates, tunables, variants
 
 from jaxmoe.kernels.hopper import config
 from jaxmoe.kernels.hopper.config import TileShape
@@ -31,7 +31,7 @@ from jaxmoe.kernels.hopper.device import Device
 
 SCRIPT = str(pathlib.Path(__file__).with_name("tune_timed.py"))
 SILENCE_S = 100.0  # start of a process, compiling all of a problem's candidates, or checking and timing one
-STAGE = 42  # legs whose candidates, and then their best ones' bands, are timed before the next ones'
+STAGE = 42  # legs whose candidates, and then their best ones' variants, are timed before the next ones'
 
 Timed = dict[Tunable, list[tuple[float, TileShape]]]
 
@@ -69,7 +69,7 @@ def tune(legs: list[Tunable], target: Device, options: argparse.Namespace) -> in
     asked = [(each, shape) for each in stage for shape in candidates(each, target)[: 2 if options.dry_run else None]]
     wrong += run(asked, timed, target, options)
     best = [(each, min(found, key=lambda one: one[0])[1]) for each, found in timed.items() if found]
-    wrong += run([(each, other) for each, shape in best for other in bands(shape)], timed, target, options)
+    wrong += run([(each, other) for each, shape in best for other in variants(each, shape)], timed, target, options)
   late = time.monotonic() >= options.until - 1
   print(f"{'out of time' if late else 'done'}; {wrong} tile shapes wrong or lost; wrote {options.table}")
   return int(wrong > 0)
@@ -104,7 +104,8 @@ def of_children(asked: list[tuple[Tunable, TileShape]], options: argparse.Namesp
 
 
 def short(shape: TileShape) -> str:
-  return f"{shape.height} x {shape.width}{' split' * shape.split_columns}, band {shape.band}"
+  lag = f", {shape.stages} stages of {shape.depth}, lag {shape.lag}" if shape.lag else ""
+  return f"{shape.height} x {shape.width}{' split' * shape.split_columns}, band {shape.band}{lag}"
 
 
 def entry(key: tuple, timed: list[tuple[float, TileShape]]) -> dict:

@@ -106,6 +106,8 @@ def least_cycles(each: Tunable, shape: TileShape, processors: int) -> float:
   return math.ceil(tiles / processors) * max(multiply, read)
 
 
-def bands(shape: TileShape) -> list[TileShape]:
-  """The same tile in other orders."""
-  return [dataclasses.replace(shape, band=band) for band in BANDS if band != shape.band]
+def variants(each: Tunable, shape: TileShape) -> list[TileShape]:
+  """The same tile in other orders, and with one consumer behind the other where rows are many enough to compute."""
+  bands = [dataclasses.replace(shape, band=band) for band in BANDS if band != shape.band]
+  lagging = [] if shape.split_columns else config.lagging(shape)
+  return [*bands, *(other for other in lagging if other.serves(each.leg, each.D, each.F))]

@@ -62,9 +62,9 @@ def output(shape: tuple[int, ...], like) -> jax.ShapeDtypeStruct:
   return jax.ShapeDtypeStruct(shape, like.dtype, manual_axis_type=jax.typeof(like).manual_axis_type)
 
 
-def swizzled(rows: int, dtype):
-  """Layout in shared memory: tiles of so many rows by 64 columns or fewer, the bytes of each of their rows permuted."""
-  columns = swizzled_columns(dtype)
+def swizzled(rows: int, dtype, columns: int = 64):
+  """Layout in shared memory: tiles of so many rows by `columns` or fewer, the bytes of each of their rows permuted."""
+  columns = min(columns, swizzled_columns(dtype))
   tiling = plgpu.TilingTransform((rows, columns))  # pyright: ignore[reportAbstractUsage]
   return tiling, plgpu.SwizzleTransform(columns * jnp.dtype(dtype).itemsize)  # pyright: ignore[reportAbstractUsage]
 

@@ -26,6 +26,7 @@ class TileShape:
 
   `depth` is summed over at a time, `stages` of those are in flight. The two consumers split the height, or the width if
   `split_columns`, as they must where 64 rows are to be enough. `band` tiles are visited together, one below the other.
+  The second consumer begins a tile `lag` steps after the first.
   """
 
   height: int = 128
@@ -34,6 +35,7 @@ class TileShape:
   stages: int = 4
   split_columns: bool = False
   band: int = 8
+  lag: int = 0
 
   @property
   def parts(self) -> tuple[int, int]:
@@ -55,7 +57,13 @@ class TileShape:
     shares = 2 if leg == "matmul_scaled" else column_parts  # each consumer widens half of the columns
     whole = self.height % (row_parts * CHUNK) == self.width % (beside * shares * CHUNK) == 0
     divides = F % (self.width // beside) == 0 and D % (self.height if leg == "weight_gradient" else self.depth) == 0
-    return fits and whole and divides
+    return fits and whole and divides and self._lags(leg)
+
+  def _lags(self, leg: Leg) -> bool:
+    """Elsewhere consumers meet within a tile; and the first must find full stages while the second one waits."""
+    if leg in ("matmul_scaled", "weight_gradient"):
+      return self.lag == 0 and self.depth == CHUNK
+    return self.lag + 2 <= self.stages or not self.lag
 
 
 def tile_shape(leg: Leg, D: int, F: int, *, rows: int, groups: int, device: str, processors: int) -> TileShape:
@@ -108,6 +116,15 @@ def candidates() -> list[TileShape]:
     dataclasses.replace(shape, stages=1 + left // (2 * shape.depth * (shape.height + shape.width)))
     for shape, left in zip(shapes, room, strict=True)
   ]
+
+
+def lagging(shape: TileShape) -> list[TileShape]:
+  """The same tile with one consumer behind the other, in stages as they are and in stages of half the depth.
+
+  Of two steps that a consumer has under way and `lag` more between the two, stages must be left to fill.
+  """
+  halves = dataclasses.replace(shape, depth=shape.depth // 2, stages=2 * shape.stages, lag=3)
+  return [dataclasses.replace(shape, lag=1), halves]
 
 
 def bucket(rows: int, groups: int) -> int:

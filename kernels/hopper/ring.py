@@ -10,6 +10,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from jaxmoe.kernels.hopper import compat
+from jaxmoe.kernels.hopper.config import CHUNK
 from jaxmoe.kernels.hopper.staging import staging
 
 CONSUMERS = 2
@@ -54,7 +55,41 @@ class Ring:
     lax.fori_loop(jnp.maximum(filled - self.stages, 0), filled, wait, None)
 
 
-def run(buffers, *, stages: int, copies: int, dtype, copy: Callable, multiply: Callable, beside=()):
+@dataclasses.dataclass(frozen=True)
+class Lag:
+  """The second consumer begins each tile `steps` after the first, so that one multiplies while the other one stores.
+
+  Tiles must have more steps than the ring has stages, or none: the first consumer can then not signal twice before the
+  second one has seen it, for it would need stages that the second one has not released.
+  """
+
+  steps: int
+  consumer: Any
+  ahead: Any
+
+  def begin(self, depth):
+    """The second consumer waits until the first is so far into this tile of `depth` steps."""
+    if self.steps:
+      pl.when((self.consumer > 0) & (depth > 0))(lambda: plgpu.barrier_wait(self.ahead))
+
+  def passed(self, k):
+    """Step k of the tile is under way, or skipped."""
+    if self.steps:
+      pl.when((self.consumer == 0) & (k == self.steps))(lambda: plgpu.barrier_arrive(self.ahead))
+
+
+def run(
+  buffers,
+  *,
+  stages: int,
+  copies: int,
+  dtype,
+  copy: Callable,
+  multiply: Callable,
+  beside=(),
+  columns: int = CHUNK,
+  arrivals: int = CONSUMERS,
+):
   """Run `copy` in one warpgroup and `multiply` in two, over a ring whose stages hold one of each of `buffers`.
 
   Args:
@@ -64,6 +99,8 @@ def run(buffers, *, stages: int, copies: int, dtype, copy: Callable, multiply: C
     copy: (ring, *buffers) -> how many steps it filled.
     multiply: (consumer's number, ring, its staging slots, a barrier between consumers, *buffers) -> None.
     beside: (shape, dtype) of shared memory that no copy fills; `multiply` gets it after the buffers.
+    columns: of the tiles that lie together in shared memory, at most.
+    arrivals: of consumers, that complete a phase of the barrier between them.
   """
   warpgroup = lax.axis_index(compat.WARPGROUP_AXIS)
 
@@ -85,17 +122,17 @@ def run(buffers, *, stages: int, copies: int, dtype, copy: Callable, multiply: C
     by_role,
     plgpu.Barrier(num_arrivals=copies, num_barriers=stages),
     plgpu.Barrier(num_arrivals=CONSUMERS, num_barriers=stages),
-    plgpu.Barrier(num_arrivals=CONSUMERS),
+    plgpu.Barrier(num_arrivals=arrivals),
     staging(CONSUMERS, dtype),
-    *(shared_memory((stages, *shape), dtype) for shape, dtype in buffers),
-    *(shared_memory(shape, dtype) for shape, dtype in beside),
+    *(shared_memory((stages, *shape), dtype, columns) for shape, dtype in buffers),
+    *(shared_memory(shape, dtype, columns) for shape, dtype in beside),
     collective_axes=compat.WARPGROUP_AXIS,
   )
 
 
-def shared_memory(shape: tuple[int, ...], dtype):
+def shared_memory(shape: tuple[int, ...], dtype, columns: int):
   """Shared memory that bulk copies and tensor cores understand."""
-  return plgpu.SMEM(shape, dtype, transforms=compat.swizzled(8, dtype))
+  return plgpu.SMEM(shape, dtype, transforms=compat.swizzled(8, dtype, columns))
 
 
 def each_turn(total, body, step):

@@ -12,7 +12,7 @@ from jaxmoe.kernels import work
 from jaxmoe.kernels.hopper import compat
 from jaxmoe.kernels.hopper.config import TileShape
 from jaxmoe.kernels.hopper.parts import parts, products
-from jaxmoe.kernels.hopper.ring import each_turn, loop, run
+from jaxmoe.kernels.hopper.ring import Lag, each_turn, loop, run
 from jaxmoe.kernels.hopper.staging import store
 from jaxmoe.kernels.hopper.tiles import ALIGN, RowTiles, aligned, row_tiles, visit
 
@@ -75,6 +75,7 @@ def grouped_rows(
   narrow = split[0][0]
   pairs = products(len(narrow), len(narrow))
   passes = len(terms) * len(pairs)
+  lag = shape.lag if steps * passes > shape.stages else 0
 
   def kernel(tiles_g, terms_g, *outputs_g):
     turns = RowTurns(tiles_g, E, columns, steps, shape.band)
@@ -101,7 +102,8 @@ def grouped_rows(
 
       return turns.each(copy_tile)
 
-    def multiply(consumer, ring, staging_s, _, x_s, w_s):
+    def multiply(consumer, ring, staging_s, ahead, x_s, w_s):
+      lagging = Lag(lag, consumer, ahead)
       row_part, column_part = (0, consumer) if shape.split_columns else (consumer, 0)
       mine_x, mine_w = pl.ds(row_part * height, height), pl.ds(column_part * width, width)
 
@@ -116,6 +118,7 @@ def grouped_rows(
             for i, sum_ in enumerate(sums):
               w = w_s.at[stage, i, mine_w].transpose((1, 0)) if transposed else w_s.at[stage, i, :, mine_w]
               plgpu.wgmma(sum_, x_s.at[stage, mine_x], w)
+            lagging.passed(k)
             plgpu.wgmma_wait(beside)  # only this step's are under way: the stage before it has been read
             pl.when(k > 0)(lambda: ring.release(step + k - 1))
 
@@ -127,8 +130,10 @@ def grouped_rows(
 
         def skip_step(k, _):
           ring.take(step + k)
+          lagging.passed(k)
           ring.release(step + k)
 
+        lagging.begin(depth)
         sums = [compat.accumulator((height, width))] * beside
         pl.when(high > low)(lambda: pl.run_scoped(multiply_steps, *sums))
         pl.when(high <= low)(lambda: loop(depth, skip_step, None))  # a consumer without rows in this tile
@@ -144,6 +149,8 @@ def grouped_rows(
       dtype=x_ND.dtype,
       copy=copy,
       multiply=multiply,
+      columns=shape.depth,
+      arrivals=1,
     )
 
   out_type = [compat.output((N, F), x_ND)] * outputs
