@@ -81,7 +81,7 @@ def figures(device: str, shape: str, N: int, leg: str) -> dict:
   own, ragged = (compiled(device, shape, N, leg, name) for name in ("tpu", "tpu_ragged"))
   sizes, tile = uniform_sizes(N, job.E), tpu_chip.compiler_tile(chip, tpu_chip.tile_rows(chip, N), job.K, job.F)
   own |= {
-    "tile": [*choice.blocks],
+    "tile": [choice.blocks.height, choice.blocks.depth, choice.blocks.width],
     "moved": choice.bytes,
     "vmem_expected": tpu_blocks.used_bytes(one, choice.blocks, chip),
     "multiplied": own_multiplied(sizes, choice.blocks.height, chip.rows) / N,
@@ -196,9 +196,9 @@ def report(found: list[dict]) -> str:
     "",
     "`python benchmarks/kernels_tpu.py --write`; no TPU was used, so nothing here is a time.",
     f"jax {jax.__version__}. Own and compiler's in each pair; rows fall on experts uniformly at random.",
-    "Tile: rows x columns, and rows x depth x columns. Moved: what the tiles read and write. Counted: by the compiler,",
-    "each operand once. Multiplied: rows, padding included, for each row that there is. VMEM: what the kernel uses of",
-    f"that which the compiler sets aside for any operation ({aside}); neither kernel asks for more.",
+    "Tile: rows x depth x columns. Moved: what the tiles read and write. Counted: by the compiler, each operand once.",
+    "Multiplied: rows, padding included, for each row that there is. VMEM: what the kernel uses of that which the",
+    f"compiler sets aside for any operation ({aside}); neither kernel asks for more.",
     "Arithmetic: the own kernel's time at the device's peak, padding included, for each second of moving its bytes.",
     "",
     "| " + " | ".join(head) + " |",

@@ -12,10 +12,12 @@ from jaxmoe.kernels.tpu_chip import MIB, Chip, compiler_tile, tile_rows
 LANES = 128
 SUBLANES = 16  # rows of two bytes that lie in one register
 HEIGHTS = (512, 256, 128)
+PART_HEIGHTS, PART_DEPTHS = (1024, *HEIGHTS), (1024, 512, 256)  # where K is taken in parts
 COLUMNS = 256  # of one multiplication, and of its sums
 DEPTH = 1024  # of one multiplication: of much deeper operands the compiler makes copies, and takes minutes
 SPARE = MIB // 4  # of fast memory, for what the compiler holds beside
 WORTHWHILE = 0.99  # of the compiler's bytes; the rest is the table of visits
+WORTH_PARTS = 0.75  # of the bytes with all of K at once: each visit then copies its operands, and adds to its sums
 
 
 class Job(NamedTuple):
@@ -37,10 +39,11 @@ class Job(NamedTuple):
 
 
 class Blocks(NamedTuple):
-  """Rows of a tile, and columns of a block of weights."""
+  """Rows of a tile, columns of a block of weights, and how much of K of both lies in fast memory: all, or a part."""
 
   height: int
   width: int
+  depth: int
 
 
 class Choice(NamedTuple):
@@ -66,14 +69,21 @@ def choose(job: Job, chip: Chip) -> Choice | None:
 
 
 def _fewest_bytes(job: Job, chip: Chip) -> Blocks | None:
-  fitting = [blocks for tile in HEIGHTS for blocks in _widest(job, tile, chip)]
-  return min(fitting, key=lambda blocks: own_bytes(job, blocks), default=None)
+  def best(heights, depths):
+    fitting = [blocks for depth in depths for tile in heights for blocks in _widest(job, tile, depth, chip)]
+    return min(fitting, key=lambda blocks: own_bytes(job, blocks), default=None)
+
+  whole = best(HEIGHTS, [job.K])
+  parts = best(PART_HEIGHTS, [depth for depth in PART_DEPTHS if job.K % depth == 0 and depth < job.K])
+  if whole and parts and own_bytes(job, parts) > WORTH_PARTS * own_bytes(job, whole):
+    return whole
+  return parts or whole
 
 
-def _widest(job: Job, tile: int, chip: Chip) -> list[Blocks]:
-  """The widest blocks of this height that fit, if any."""
+def _widest(job: Job, tile: int, depth: int, chip: Chip) -> list[Blocks]:
+  """The widest blocks of this height and depth that fit, if any."""
   height = min(tile, job.N // SUBLANES * SUBLANES)
-  found = (Blocks(height, width) for width in _widths(job.F, chip) if height)
+  found = (Blocks(height, width, depth) for width in _widths(job.F, chip) if height)
   return [blocks for blocks in found if used_bytes(job, blocks, chip) <= chip.fast_bytes][:1]
 
 
@@ -98,21 +108,34 @@ def depth(K: int) -> int:
 
 
 def used_bytes(job: Job, blocks: Blocks, chip: Chip) -> int:
-  """Fast memory: rows, weights and results twice, so that copies hide; sums of one multiplication, masks, epilogue."""
-  height, width = blocks
-  held = (job.terms * height + job.weights * width) * job.K + job.outputs * height * width
+  """Fast memory: rows, weights and results twice, so that copies hide; sums of one multiplication, masks, epilogue.
+
+  Where K is taken in parts, also the sums of a whole tile.
+  """
+  height, width, depth = blocks
+  held = (job.terms * height + job.weights * width) * depth + job.outputs * height * width
   sums = (job.beside + job.outputs) * min(chip.rows, height) * columns(job, width, chip)
-  return job.itemsize * 2 * held + 4 * 2 * sums + SPARE
+  kept = job.beside * height * width if depth < job.K else 0
+  return job.itemsize * 2 * held + 4 * (2 * sums + kept) + SPARE
 
 
-def passes(job: Job, blocks: Blocks) -> int:
-  """How often the rows are read: once for each block of columns; a single tile is copied once and stays."""
-  return 1 if blocks.height >= job.N else math.ceil(job.F / blocks.width)
+def passes(job: Job, blocks: Blocks) -> tuple[float, float]:
+  """How often rows and weights are read, on average.
+
+  Rows once for each block of columns; a single tile is copied once and stays. Weights once. Where K is taken in parts,
+  both are copied for each visit, of which there is one more for each expert but the first.
+  """
+  wide = math.ceil(job.F / blocks.width)
+  if blocks.depth == job.K:
+    return 1 if blocks.height >= job.N else wide, 1
+  visits = math.ceil(job.N / blocks.height) + min(job.E, job.N) - 1
+  return wide * visits * blocks.height / job.N, max(1, visits / job.E)
 
 
 def own_bytes(job: Job, blocks: Blocks) -> int:
-  again = job.terms * job.N * job.K * (passes(job, blocks) - 1)
-  return once_bytes(job) + job.itemsize * again
+  rows, weights = passes(job, blocks)
+  again = job.terms * job.N * job.K * (rows - 1) + job.weights * job.E * job.K * job.F * (weights - 1)
+  return once_bytes(job) + round(job.itemsize * again)
 
 
 def _apart_bytes(job: Job, blocks: Blocks) -> int:

@@ -2,7 +2,8 @@
 
 Tiles lie at multiples of their height, so one that holds a boundary is visited once for each expert in it, and each
 visit multiplies only its expert's rows, rounded outwards. Visits go through the rows in order, once for each block of
-columns: every weight is copied once, and a tile's results stay in fast memory until its last visit.
+columns: every weight is copied once, and a tile's results stay in fast memory until its last visit. Of a K too deep
+for that, each visit takes a part after the other, and keeps its sums.
 """
 
 import functools
@@ -60,7 +61,7 @@ def grouped_rows(
   result_bytes = job.outputs * job.N * job.F * job.itemsize
   flops_a_row = 2 * job.K * job.F * job.weights
   call = pl.pallas_call(
-    functools.partial(_visit, job, chip, epilogue),
+    functools.partial(_visit, job, blocks, chip, epilogue),
     grid_spec=_grid(job, blocks, visits),
     out_shape=[result] * job.outputs,
     cost_estimate=pl.CostEstimate(
@@ -68,13 +69,14 @@ def grouped_rows(
       transcendentals=job.N * job.F if job.outputs > 1 else 0,
       bytes_accessed=tpu_blocks.once_bytes(job),
     ),
-    compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary")),
+    compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary", "arbitrary")),
   )
+  row_passes, weight_passes = tpu_blocks.passes(job, blocks)
   declared_bytes = work.kernel_bytes(
     job.N,
     job.E,
-    row_bytes=job.terms * job.K * job.itemsize * tpu_blocks.passes(job, blocks),
-    weight_bytes=sum(w.size * w.dtype.itemsize for w in weights),
+    row_bytes=job.terms * job.K * job.itemsize * row_passes,
+    weight_bytes=weight_passes * sum(w.size * w.dtype.itemsize for w in weights),
     result_bytes=result_bytes,
   )
   with jax.named_scope(work.kernel_scope(flops_a_row, job.N, declared_bytes)):
@@ -82,26 +84,42 @@ def grouped_rows(
 
 
 def _grid(job: Job, blocks: Blocks, visits: Visits):
-  def at_weight(f, v, group, *_):
-    return (group[v], f, 0) if job.transposed else (group[v], 0, f)
+  height, width, depth = blocks
+  parts = job.K // depth
 
-  weight_block = (None, blocks.width, job.K) if job.transposed else (None, job.K, blocks.width)
-  weight = pl.BlockSpec(weight_block, at_weight)
-  rows = pl.BlockSpec((blocks.height, job.K), lambda f, v, group, tile, source, *_: (source[v], 0))
-  result = pl.BlockSpec((blocks.height, blocks.width), lambda f, v, group, tile, *_: (tile[v], f))
+  def part(k, v, visits: Visits):
+    """Of K; where nothing is multiplied, the last one stays, so that nothing is copied."""
+    return jnp.where((v < visits.count[0]) & (visits.rows[v] > 0), k, parts - 1) if parts > 1 else 0
+
+  def at_rows(f, v, k, *refs):
+    visits = Visits(*refs)
+    return visits.source[v], part(k, v, visits)
+
+  def at_weight(f, v, k, *refs):
+    visits = Visits(*refs)
+    place = (f, part(k, v, visits)) if job.transposed else (part(k, v, visits), f)
+    return visits.group[v], *place
+
+  def at_result(f, v, k, *refs):
+    return Visits(*refs).tile[v], f
+
+  weight = pl.BlockSpec((None, width, depth) if job.transposed else (None, depth, width), at_weight)
+  kept = [pltpu.VMEM((height, width), jnp.float32)] * job.beside
   return pltpu.PrefetchScalarGridSpec(
     num_scalar_prefetch=len(visits),
-    grid=(pl.cdiv(job.F, blocks.width), visits.tile.shape[0]),
-    in_specs=[rows] * job.terms + [weight] * job.weights,
-    out_specs=[result] * job.outputs,
+    grid=(pl.cdiv(job.F, width), visits.tile.shape[0], parts),
+    in_specs=[pl.BlockSpec((height, depth), at_rows)] * job.terms + [weight] * job.weights,
+    out_specs=[pl.BlockSpec((height, width), at_result)] * job.outputs,
+    scratch_shapes=kept if parts > 1 else [],
   )
 
 
-def _visit(job: Job, chip: Chip, epilogue: Callable, *refs):
+def _visit(job: Job, blocks: Blocks, chip: Chip, epilogue: Callable, *refs):
   """One step of the grid: multiplies a visit's rows with a block of columns, some rows and columns at a time."""
-  count = len(Visits._fields)
-  visits, operands, results = Visits(*refs[:count]), refs[count : -job.outputs], refs[-job.outputs :]
-  (height, width), v = results[0].shape, pl.program_id(1)
+  count, parts = len(Visits._fields), job.K // blocks.depth
+  operands, rest = refs[count : count + job.terms + job.weights], refs[count + job.terms + job.weights :]
+  visits, results, kept = Visits(*refs[:count]), rest[: job.outputs], rest[job.outputs :]
+  height, width, v, k = blocks.height, blocks.width, pl.program_id(1), pl.program_id(2)
   chunk, columns = min(chip.rows, height), tpu_blocks.columns(job, width, chip)
   group, tile = visits.group[v], visits.tile[v]
   inside = width if job.F % width == 0 else jnp.minimum(width, job.F - pl.program_id(0) * width)
@@ -113,13 +131,22 @@ def _visit(job: Job, chip: Chip, epilogue: Callable, *refs):
 
     def one_block(block, _):
       here = pl.ds(at, size), pl.ds(pl.multiple_of(block * columns, LANES), columns)
-      for result, new in zip(results, epilogue(*_sums(job, operands, *here)), strict=True):
-        before = result[here].astype(jnp.float32)
-        result[here] = jnp.where(is_mine, new, before).astype(result.dtype)
+
+      def finish(sums):
+        for result, new in zip(results, epilogue(*sums), strict=True):
+          before = result[here].astype(jnp.float32)
+          result[here] = jnp.where(is_mine, new, before).astype(result.dtype)
+
+      sums = _sums(job, blocks, operands, *here)
+      if parts == 1:
+        return finish(sums)
+      for all_, new in zip(kept, sums, strict=True):
+        all_[here] = jnp.where(k == 0, new, all_[here] + new)
+      pl.when(k == parts - 1)(lambda: finish([all_[here] for all_ in kept]))
 
     lax.fori_loop(0, pl.cdiv(inside, columns), one_block, None)
 
-  @pl.when((v < visits.count[0]) & ((v == 0) | (visits.tile[jnp.maximum(v - 1, 0)] != tile)))
+  @pl.when((v < visits.count[0]) & (k == 0) & ((v == 0) | (visits.tile[jnp.maximum(v - 1, 0)] != tile)))
   def _():
     for result in results:
       result[...] = jnp.zeros_like(result)
@@ -132,9 +159,9 @@ def _visit(job: Job, chip: Chip, epilogue: Callable, *refs):
       pl.when(lax.rem(visits.rows[v], chunk) == size)(functools.partial(multiply, turns, size))
 
 
-def _sums(job: Job, operands, rows: pl.Slice, columns: pl.Slice) -> list[jax.Array]:
+def _sums(job: Job, blocks: Blocks, operands, rows: pl.Slice, columns: pl.Slice) -> list[jax.Array]:
   """Float32 sums, rows x columns, of as many products as there are weights beside each other."""
-  depth, dims = tpu_blocks.depth(job.K), (((1,), (1 if job.transposed else 0,)), ((), ()))
+  depth, dims = tpu_blocks.depth(blocks.depth), (((1,), (1 if job.transposed else 0,)), ((), ()))
   terms, weights = operands[: job.terms], operands[job.terms :]
 
   def add(step, sums):
@@ -147,7 +174,7 @@ def _sums(job: Job, operands, rows: pl.Slice, columns: pl.Slice) -> list[jax.Arr
 
     return [functools.reduce(jnp.add, map(dot, terms, weights[j :: job.beside]), sums[j]) for j in range(job.beside)]
 
-  return lax.fori_loop(0, job.K // depth, add, [jnp.zeros((rows.size, columns.size), jnp.float32)] * job.beside)
+  return lax.fori_loop(0, blocks.depth // depth, add, [jnp.zeros((rows.size, columns.size), jnp.float32)] * job.beside)
 
 
 def visits_of(sizes_E, N: int, height: int, chunk: int) -> Visits:

@@ -42,18 +42,24 @@ def operands(pattern, dtype="bfloat16"):
 
 
 PATTERNS = [MIXED, "nothing", "several tiles", "256 experts"]
-SMALL, NARROW_LAST, LOW = (tpu_blocks.Blocks(*blocks) for blocks in ((32, 128), (64, 256), (96, 128)))
+SMALL, NARROW_LAST, LOW = (32, 128), (64, 256), (96, 128)
 
 
-@pytest.mark.parametrize("pattern, blocks, rows, columns, apart", [
-  *((pattern, None, 128, 256, False) for pattern in PATTERNS),
-  *((MIXED, blocks, 32, 128, apart) for blocks in (SMALL, NARROW_LAST, LOW) for apart in (False, True)),
-  ("several tiles", NARROW_LAST, 256, 256, False), ("256 experts", SMALL, 16, 128, False),
+@pytest.mark.parametrize("pattern, blocks, rows, columns, apart, depth", [
+  *((pattern, None, 128, 256, False, None) for pattern in PATTERNS),
+  *((MIXED, blocks, 32, 128, apart, None) for blocks in (SMALL, NARROW_LAST, LOW) for apart in (False, True)),
+  ("several tiles", NARROW_LAST, 256, 256, False, None), ("256 experts", SMALL, 16, 128, False, None),
+  *((MIXED, blocks, 32, 128, False, 128) for blocks in (SMALL, NARROW_LAST, LOW)),
+  *((pattern, NARROW_LAST, 256, 256, False, 128) for pattern in PATTERNS), (MIXED, SMALL, 32, 128, True, 128),
 ])  # fmt: skip
-def test_own_legs(pattern, blocks, rows, columns, apart, monkeypatch):
-  """With the blocks of the rule and with others: several, the last one narrower or beyond the array, two parts of K."""
+def test_own_legs(pattern, blocks, rows, columns, apart, depth, monkeypatch):
+  """With the blocks of the rule and with others: several, the last one narrower or beyond the array, K in parts.
+
+  The legs sum over 256 and 384: in multiplications of 128, and in blocks of all of K or of 128.
+  """
   if blocks is not None:
-    monkeypatch.setattr(tpu, "choose", lambda job, chip: tpu_blocks.Choice(blocks, apart, 0))
+    choice = lambda job, chip: tpu_blocks.Choice(tpu_blocks.Blocks(*blocks, depth or job.K), apart, 0)  # noqa: E731
+    monkeypatch.setattr(tpu, "choose", choice)
     monkeypatch.setattr(tpu, "chip_in_use", lambda: tpu_chip.Chip(rows, 1, 0, 0))
     monkeypatch.setattr(tpu_blocks, "COLUMNS", columns)
     monkeypatch.setattr(tpu_blocks, "DEPTH", 128)
@@ -269,7 +275,8 @@ def test_bytes_are_those_of_the_blocks_that_are_copied(device):
   rng, chip = np.random.default_rng(5), benchmark.chip_of(device)
   for N, E, K, width, transposed in (
     (4096, 8, 1024, 2048, False), (1000, 64, 2048, 1408, True), (5000, 16, 4096, 640, False), (100, 3, 512, 768, True),
-    (16_384, 4, 8192, 2944, True), (300, 40, 1152, 384, False), (4096, 32, 2048, 128, True),
+    (16_384, 4, 8192, 2944, True), (4096, 8, 14_336, 4096, True), (300, 40, 1152, 384, False),
+    (4096, 32, 2048, 128, True),
   ):  # fmt: skip
     up = {"terms": 1, "beside": 2, "outputs": 3} if not transposed else {"terms": 2, "beside": 1, "outputs": 1}
     job = tpu_blocks.Job(N, E, K, width, transposed=transposed, itemsize=2, **up)
@@ -284,15 +291,16 @@ def test_bytes_are_those_of_the_blocks_that_are_copied(device):
 
 def copied_bytes(job, blocks, sizes, chip):
   visits = tpu_rows.visits_of(jnp.array(sizes, jnp.int32), job.N, blocks.height, chip.rows)
-  source, group = (np.asarray(index).tolist() for index in (visits.source, visits.group))
-  total, held = 2 * job.outputs * job.N * job.F, [None, None]
+  steps = list(zip(*(np.asarray(index).tolist() for index in (visits.source, visits.group, visits.rows)), strict=True))
+  total, held, parts = 2 * job.outputs * job.N * job.F, [None, None], job.K // blocks.depth
   for first in range(0, job.F, blocks.width):
-    for tile, expert in zip(source, group, strict=True):
-      if held[0] != tile:
-        total += 2 * job.terms * min(blocks.height, job.N - tile * blocks.height) * job.K
-      if held[1] != (expert, first):
-        total += 2 * job.weights * job.K * min(blocks.width, job.F - first)
-      held = [tile, (expert, first)]
+    for (v, (tile, expert, rows)), k in itertools.product(enumerate(steps), range(parts)):
+      part = k if v < visits.count[0] and rows else parts - 1
+      if held[0] != (tile, part):
+        total += 2 * job.terms * min(blocks.height, job.N - tile * blocks.height) * blocks.depth
+      if held[1] != (expert, first, part):
+        total += 2 * job.weights * blocks.depth * min(blocks.width, job.F - first)
+      held = [(tile, part), (expert, first, part)]
   return total
 
 
@@ -305,7 +313,7 @@ def test_two_cores_get_as_many_blocks_each(kind):
 
 
 @pytest.mark.parametrize("job, why", [
-  (tpu_blocks.Job(4096, 8, 65_536, 4096, 2, 1, 1, True, 2), "no column fits"),
+  (tpu_blocks.Job(4096, 8, 65_664, 4096, 2, 1, 1, True, 2), "no column fits, and no part divides K"),
   (tpu_blocks.Job(512, 256, 7168, 2048, 1, 2, 3, False, 2), "only weights count, and an up leg reads them anyway"),
   (tpu_blocks.Job(15, 4, 1024, 2048, 1, 1, 1, True, 2), "too few rows for a tile"),
 ])  # fmt: skip
@@ -314,10 +322,26 @@ def test_declines(job, why):
   assert tpu_blocks.choose(job._replace(N=16_384, E=8, K=2048), tpu_chip.chip_of("TPU v6 lite"))
 
 
-def test_how_deep_sums_may_be():
-  for K, served in ((10_112, True), (10_240, False)):
-    job = tpu_blocks.Job(65_536, 8, K, 4096, 1, 2, 3, False, 2)
-    assert bool(tpu_blocks.choose(job, tpu_chip.chip_of("TPU v5 lite"))) is served
+@pytest.mark.parametrize("K, depth", [(10_112, 10_112), (10_240, 256), (65_536, 256), (10_368, None)])
+def test_how_deep_sums_may_be(K, depth):
+  """At once, in parts, or, where a multiple of 128 has no such part, not at all."""
+  job = tpu_blocks.Job(65_536, 8, K, 4096, 1, 2, 3, False, 2)
+  choice = tpu_blocks.choose(job, tpu_chip.chip_of("TPU v5 lite"))
+  assert (choice and choice.blocks.depth) == depth
+
+
+def test_parts_of_sums_are_taken_where_they_save_a_quarter():
+  """Of one shape in the table: Mixtral's gradient of rows through gate and up, whose sums are the deepest."""
+  for device, shape, N, leg in itertools.product(benchmark.DEVICES, benchmark.SHAPES, benchmark.ROWS, benchmark.LEGS):
+    job, chip = benchmark.job_of(shape, N, leg), benchmark.chip_of(device)
+    if choice := tpu_blocks.choose(job, chip):
+      assert (choice.blocks.depth < job.K) == ((shape, leg) == ("mixtral", "matmuls_transposed"))
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(tpu_blocks, "PART_DEPTHS", ())
+    job = benchmark.job_of("mixtral", 16_384, "matmuls_transposed")
+    whole = tpu_blocks.choose(job, benchmark.chip_of("v5e"))
+  parts = tpu_blocks.choose(job, benchmark.chip_of("v5e"))
+  assert whole and parts and parts.bytes < tpu_blocks.WORTH_PARTS * whole.bytes
 
 
 @pytest.mark.parametrize("F", [1408, 2944])
