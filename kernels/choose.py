@@ -2,13 +2,15 @@
 
 import functools
 import importlib
-from collections.abc import Iterable
+import types
+from collections.abc import Callable, Iterable
 from typing import Literal, cast
 
 import jax
+from jax.custom_batching import sequential_vmap
 from jax.interpreters import batching, mlir
 
-from jaxmoe.kernels.legs import Legs
+from jaxmoe.kernels.legs import LEGS, Legs
 
 Implementation = Literal["cpu_tiles", "tpu", "ragged", "hopper"]
 
@@ -45,8 +47,23 @@ def check_name(name: str | None, known: Iterable[str]):
 
 
 def legs(name: Implementation) -> Legs:
-  """The module that computes; it is imported only when chosen."""
-  return cast(Legs, importlib.import_module(MODULES[name]))
+  """The functions of the module that computes, which is imported only when chosen; `vmap` calls them one by one.
+
+  Together, loops of several lengths would copy whole results each turn, the compilers' kernels know no such operands,
+  and a kernel would declare the work of one of them.
+  """
+  module = importlib.import_module(MODULES[name])
+  return cast(Legs, types.SimpleNamespace(**{leg: _one_by_one(getattr(module, leg)) for leg in LEGS}))
+
+
+def _one_by_one(leg: Callable) -> Callable:
+  """`leg` of arrays, and perhaps of an activation."""
+
+  def run(*operands):
+    arrays = [operand for operand in operands if not isinstance(operand, str)]
+    return sequential_vmap(lambda *arrays: leg(*arrays, *operands[len(arrays) :]))(*arrays)
+
+  return run
 
 
 def platform() -> str:

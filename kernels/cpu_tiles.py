@@ -1,15 +1,11 @@
 """Grouped matmuls as XLA loops: over the experts that have rows, and over tiles of each expert's rows.
 
 Work is that of the rows, rounded up to tiles, whatever the number of experts. The weights of an expert are copied once,
-before its tiles; results are written in place, into rows of the whole result. Under `vmap` the loops follow each other:
-as one of several lengths, each turn would copy the whole result.
+before its tiles; results are written in place, into rows of the whole result.
 """
-
-import functools
 
 import jax.numpy as jnp
 from jax import lax
-from jax.custom_batching import sequential_vmap
 
 from jaxmoe.kernels import activations, dtypes, tiling, work
 from jaxmoe.kernels.activations import Activation
@@ -58,7 +54,6 @@ def _up(x_ND, weights_EDF, sizes_E, activation: Activation):
   return _map_tiles(tile, [x_ND], weights_EDF, sizes_E, [widths[0], *widths])
 
 
-@sequential_vmap
 def weight_gradient(x_ND, y_NF, sizes_E):
   (N, D), F, E = x_ND.shape, y_NF.shape[1], sizes_E.shape[0]
   w_EDF = jnp.zeros_like(x_ND, shape=(E, D, F))
@@ -79,10 +74,6 @@ def weight_gradient(x_ND, y_NF, sizes_E):
 
 def _map_tiles(function, rows, weights, sizes_E, widths):
   """Arrays of N rows and the given widths: of each tile, the results of `function(*rows, *the expert's weights)`."""
-  return sequential_vmap(functools.partial(_loop_over_tiles, function, widths))(rows, weights, sizes_E)
-
-
-def _loop_over_tiles(function, widths, rows, weights, sizes_E):
   N, E = rows[0].shape[0], sizes_E.shape[0]
   results = tuple(jnp.zeros_like(rows[0], shape=(N, width)) for width in widths)
   if N == 0:

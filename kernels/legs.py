@@ -16,7 +16,7 @@ from jaxmoe.kernels.activations import Activation
 
 
 class Legs(Protocol):
-  """What `choose.legs` returns: a module with these functions.
+  """What an implementation's module holds, and `choose.legs` returns.
 
   A leg that cannot serve its operands raises `NotImplementedError` with the reason.
   """
@@ -48,3 +48,6 @@ class Legs(Protocol):
   def matmul_scaled(self, x_ND, w_EDF, scale_EF, sizes_E) -> jax.Array:
     """`matmul` with FP8 weights: column f of expert e counts `scale_EF[e, f]` times. Scales are float32 or wider."""
     ...
+
+
+LEGS = tuple(name for name in vars(Legs) if not name.startswith("_"))

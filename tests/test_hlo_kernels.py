@@ -1,6 +1,7 @@
 """Kernels that a compiler cannot look into count by their declared work, on every target, and never as zero."""
 
 import functools
+import math
 import re
 
 import jax
@@ -41,23 +42,28 @@ def on_eight(target, function, *shapes):
 
 
 @pytest.mark.parametrize("target, implementation", KERNELS)
-def test_a_feed_forward_with_gradients(target, implementation):
-  """Three matmuls forward and six backward; half of the rows are expected, and all may come."""
+@pytest.mark.parametrize("batch", [(), (3,)])
+def test_a_feed_forward_with_gradients(target, implementation, batch):
+  """Three matmuls forward and six backward; half of the rows are expected, and all may come. Under `vmap` as often."""
 
-  def loss(x, gate, up, down, sizes):
+  def both_passes(x, gate, up, down, sizes):
     options = {"activation": "silu", "implementation": implementation, "expected_rows": N / 2}
     y, pull = jax.vjp(lambda *arrays: expert_ffn(*arrays, sizes, **options), x, gate, up, down)
-    return jax.tree.map(lambda array: array[None], (y, pull(y)))
+    return y, pull(y)
 
-  b = jnp.bfloat16
+  def loss(*operands):
+    run = jax.vmap(both_passes, in_axes=(0, None, None, None, 0)) if batch else both_passes
+    return jax.tree.map(lambda array: array[None], run(*operands))
+
+  b, times = jnp.bfloat16, math.prod(batch)
   weights = ((E, D, F), b), ((E, D, F), b), ((E, F, D), b)
-  made = on_eight(target, loss, ((N, D), b), *weights, ((E,), jnp.int32))
+  made = on_eight(target, loss, ((*batch, N, D), b), *weights, ((*batch, E), jnp.int32))
   with work.expecting(N / 2):
     rows = work.multiplied_rows(implementation, N, E)
   assert rows == (N / 2, N) or implementation == "cpu_tiles"
   for module in made.values():
-    assert matmul_flops(module).total == pytest.approx(9 * 2 * D * F * rows.expected, rel=1e-5)
-    assert matmul_flops(module, AT_MOST).total == pytest.approx(9 * 2 * D * F * rows.most, rel=1e-5)
+    assert matmul_flops(module).total == pytest.approx(times * 9 * 2 * D * F * rows.expected, rel=1e-5)
+    assert matmul_flops(module, AT_MOST).total == pytest.approx(times * 9 * 2 * D * F * rows.most, rel=1e-5)
 
 
 @WITH_TPU
@@ -82,6 +88,31 @@ ENTRY main {{
   ROOT y = bf16[5,16,48] get-tuple-element(both), index=0
 }}""")
   assert matmul_flops(module).total == 2 * 5 * 16 * 48 * 32
+
+
+LONG_KERNEL = """HloModule m
+
+%fused (x: f32[8]) -> f32[8] {
+  %x = f32[8]{0} parameter(0)
+  ROOT %k = f32[8]{0} custom-call(%x), custom_call_target="k", metadata={op_name="SCOPE/k"}, backend_config={"a": {
+"bytes_accessed":64,
+"flops":[
+1
+]
+}, "format": 1}
+}, execution_thread="other"
+
+ENTRY %main (x.1: f32[8]) -> f32[8] {
+  %x.1 = f32[8]{0} parameter(0)
+  ROOT %y = f32[8]{0} fusion(%x.1), kind=kCustom, calls=%fused
+}"""
+
+
+def test_a_kernels_configuration_may_take_several_lines():
+  """As the TPU compiler leaves it within a fusion; each computation still ends where it ends."""
+  module = Module.from_canonical(LONG_KERNEL.replace("SCOPE", SCOPE))
+  assert [len(c.instructions) for c in module.computations.values()] == [2, 2]
+  assert matmul_flops(module).total == 2
 
 
 EQUAL_KERNELS = """HloModule equal_kernels

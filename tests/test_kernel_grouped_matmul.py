@@ -193,20 +193,25 @@ def test_lowering_for_tpu_uses_its_ragged_matmul():
   assert text.count("stablehlo.transpose") == 1  # of the weights, for the gradient of rows
 
 
-def test_vmap_runs_one_loop_after_the_other():
+@pytest.mark.parametrize("implementation", ["cpu_tiles", "ragged"])
+@pytest.mark.parametrize("batched", ["x w sizes", "x sizes", "w", "sizes", "x"])
+def test_vmap_takes_one_after_the_other(implementation, batched):
   """As one loop of several lengths, each turn would choose between old and new for every row of every result."""
-  sizes_BE = jnp.array([[3, 0, 9], [0, 12, 0], [1, 1, 2]])
-  x_BND, w_EDF = oracle.draw(11, "float32", (3, 12, 8), (3, 8, 16))
+  axes = tuple(0 if name in batched.split() else None for name in ("x", "w", "sizes"))
+  all_ = *oracle.draw(11, "float32", (3, 12, 8), (3, 3, 8, 16)), jnp.array([[3, 0, 9], [0, 12, 0], [1, 1, 2]])
+  operands = [array if axis == 0 else array[1] for array, axis in zip(all_, axes, strict=True)]
 
-  def both_passes(x_ND, sizes_E):
-    y_ND, pull = jax.vjp(lambda *arrays: grouped_matmul(*arrays, sizes_E, implementation="cpu_tiles"), x_ND, w_EDF)
+  def both_passes(x_ND, w_EDF, sizes_E):
+    y_ND, pull = jax.vjp(lambda *arrays: grouped_matmul(*arrays, sizes_E, implementation=implementation), x_ND, w_EDF)
     return y_ND, *pull(y_ND)
 
-  together = jax.jit(jax.vmap(both_passes))
-  for row, got in enumerate(zip(*together(x_BND, sizes_BE), strict=True)):
-    sizes = sizes_BE[row].tolist()
-    y_ND = oracle.grouped_matmul(x_BND[row], w_EDF, sizes)
-    for one, want in zip(got, (y_ND, *oracle.grouped_matmul_gradients(x_BND[row], w_EDF, sizes, y_ND)), strict=True):
+  together = jax.jit(jax.vmap(both_passes, in_axes=axes))
+  for row, got in enumerate(zip(*together(*operands), strict=True)):
+    x_ND, w_EDF, sizes_E = (array[row] if axis == 0 else array for array, axis in zip(operands, axes, strict=True))
+    y_ND = oracle.grouped_matmul(x_ND, w_EDF, sizes_E.tolist())
+    wanted = y_ND, *oracle.grouped_matmul_gradients(x_ND, w_EDF, sizes_E.tolist(), y_ND)
+    for one, want in zip(got, wanted, strict=True):
       oracle.assert_close(one, want, "float32")
-  chosen = re.findall(r"stablehlo.select .*tensor<3x(\d+)x(\d+)xf32>", together.lower(x_BND, sizes_BE).as_text())
-  assert not chosen, chosen
+  if implementation == "cpu_tiles":
+    chosen = re.findall(r"stablehlo.select .*tensor<3x(\d+)x(\d+)xf32>", together.lower(*operands).as_text())
+    assert not chosen, chosen

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from jaxlib import _hlo  # pyright: ignore[reportAttributeAccessIssue]
 
 _COMPUTATION = re.compile(r"^(?P<entry>ENTRY )?%?(?P<name>[\w.\-]+) \(.*\) -> .* \{$")
+_COMPUTATION_END = re.compile(r"\}(, execution_thread=.*)?")
 _INSTRUCTION = re.compile(r"\s+(ROOT )?%?([\w.\-$]+) = ([^\s(]\S*) ([\w\-]+)\(([^()]*)\)(.*)")
 _NESTED = re.compile(r"\s+(ROOT )?%?([\w.\-$]+) = (.*)")  # the same where parentheses stand in parentheses
 _LEAF = re.compile(r"\b([a-z]\w*)\[([\d,<=]*)\](?:\{[^}]*?S\((\d+)\)[^}]*\})?")
@@ -172,7 +173,7 @@ class Module:
   @classmethod
   def from_canonical(cls, text: str) -> "Module":
     """Text as jaxlib prints it; any other raises."""
-    lines = text.splitlines()
+    lines = _joined(text.splitlines())
     starts = [i for i, line in enumerate(lines) if line.endswith("{") and not line.startswith(" ")]
     computations, entry = {}, ""
     with without_collector():
@@ -214,6 +215,21 @@ def without_collector() -> Iterator[None]:
   finally:
     if was_on:
       gc.enable()
+
+
+def _joined(lines: list[str]) -> list[str]:
+  """Lines, those of an instruction's configuration on one: within a fusion, a TPU kernel's is printed as it came."""
+  if not any(line.startswith('"') for line in lines):
+    return lines
+  joined: list[str] = []
+  inside = False
+  for line in lines:
+    if inside and not line.startswith(" ") and not _COMPUTATION_END.fullmatch(line):
+      joined[-1] += line
+      continue
+    inside = line.startswith(" ") or line.endswith("{")
+    joined.append(line)
+  return joined
 
 
 def _computation(name: str, lines: list[str]) -> Computation:
