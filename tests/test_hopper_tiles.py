@@ -133,7 +133,13 @@ def test_a_tile_can_lag_where_its_consumers_do_not_meet(shape):
     assert once.serves(leg, 2304, 2304) == halves.serves(leg, 2304, 2304) == lags
     assert shape.shared_bytes(leg) == once.shared_bytes(leg)
   assert halves.shared_bytes("matmul") == shape.shared_bytes("matmul")
-  assert not dataclasses.replace(once, stages=2).serves("matmul", 2304, 2304)
+
+
+@pytest.mark.parametrize("leg", config.LEGS)
+@pytest.mark.parametrize("change", [{"stages": 1}, {"stages": 2, "lag": 1}, {"lag": -1}, {"depth": 16}, {"depth": 128}])
+def test_a_tile_that_would_hang_or_not_compile_is_refused(leg, change):
+  shape = TileShape(width=128, stages=2)
+  assert shape.serves(leg, 256, 256) and not dataclasses.replace(shape, **change).serves(leg, 256, 256)
 
 
 def test_tiles_are_for_the_rows_that_are_expected(monkeypatch):

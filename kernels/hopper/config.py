@@ -57,13 +57,16 @@ class TileShape:
     shares = 2 if leg == "matmul_scaled" else column_parts  # each consumer widens half of the columns
     whole = self.height % (row_parts * CHUNK) == self.width % (beside * shares * CHUNK) == 0
     divides = F % (self.width // beside) == 0 and D % (self.height if leg == "weight_gradient" else self.depth) == 0
-    return fits and whole and divides and self._lags(leg)
+    return fits and whole and divides and self._moves_on(leg)
 
-  def _lags(self, leg: Leg) -> bool:
-    """Elsewhere consumers meet within a tile; and the first must find full stages while the second one waits."""
+  def _moves_on(self, leg: Leg) -> bool:
+    """Whether stages go round: one is given back only when the next one is taken, and `lag` more lie in between.
+
+    In two legs consumers meet within a tile, over whole chunks.
+    """
     if leg in ("matmul_scaled", "weight_gradient"):
-      return self.lag == 0 and self.depth == CHUNK
-    return self.lag + 2 <= self.stages or not self.lag
+      return self.stages > 1 and self.lag == 0 and self.depth == CHUNK
+    return self.stages > 1 and 0 <= self.lag <= self.stages - 2 and self.depth in (CHUNK // 2, CHUNK)
 
 
 def tile_shape(leg: Leg, D: int, F: int, *, rows: int, groups: int, device: str, processors: int) -> TileShape:
