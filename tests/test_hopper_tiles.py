@@ -7,6 +7,7 @@ import json
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiled_modules import WITH_CUDA, modules_on
 from kernel_oracle import PATTERNS
 
 from jaxmoe.kernels import work
@@ -29,7 +30,7 @@ def test_every_row_is_in_one_tile_of_its_group(rows, sizes):
   height = 128 if rows % 2 else 64
   group_of_row = np.repeat(np.arange(len(sizes) + 1), [*sizes, rows - sum(sizes)])
   table = [np.asarray(column).tolist() for column in tiles.row_tiles(jnp.array(sizes), rows, height)]
-  (count,) = table.pop()
+  count = table.pop()[-1]
   covered = np.zeros(rows, int)
   for group, row, low, high in list(zip(*table, strict=True))[:count]:
     assert row % tiles.ALIGN == 0 and 0 <= low < high <= height
@@ -41,14 +42,22 @@ def test_every_row_is_in_one_tile_of_its_group(rows, sizes):
 
 @pytest.mark.parametrize("sizes", [[5, 0, 0], [0, 12, 0], [0, 0, 4000]])
 def test_no_tile_lies_past_the_last_row(sizes):
-  _, row, low, high, count = tiles.row_tiles(jnp.array(sizes), 8, 64)
-  assert int(count[0]) <= 2 and int((row + high)[: int(count[0])].max()) == 8 and bool((low >= 0).all())
+  _, row, low, high, before = tiles.row_tiles(jnp.array(sizes), 8, 64)
+  assert int(before[-1]) <= 2 and int((row + high)[: int(before[-1])].max()) == 8 and bool((low >= 0).all())
+
+
+@WITH_CUDA
+@pytest.mark.parametrize("rows,height,groups", [(512, 64, 128), (128, 64, 64), (262_144, 128, 128)])
+def test_a_table_takes_xla_four_kernels(rows, height, groups):
+  """Few experts' rows take little longer to multiply than as many launches."""
+  made = modules_on("cuda", lambda sizes_E: tiles.row_tiles(sizes_E, rows, height), np.zeros(groups, np.int32))
+  assert [each.opcode for each in made["optimised"].entry.instructions].count("fusion") == 4
 
 
 def multiplied(sizes, rows):
   """Rows that consumers multiply, 64 at a time, in tiles of 128."""
-  *_, low, high, count = (np.asarray(column) for column in tiles.row_tiles(jnp.asarray(sizes), rows, 128))
-  low, high = low[: count[0], None], high[: count[0], None]
+  *_, low, high, before = (np.asarray(column) for column in tiles.row_tiles(jnp.asarray(sizes), rows, 128))
+  low, high = low[: before[-1], None], high[: before[-1], None]
   parts = np.arange(0, 128, 64)[None, :]
   return 64 * ((high > parts) & (low < parts + 64)).sum()
 

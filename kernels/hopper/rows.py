@@ -31,11 +31,14 @@ class RowTurns:
 
   def each(self, body):
     """The last of `step = body(turn, step)`."""
-    return each_turn(self.tiles_g.count[0] * self.columns, body, jnp.int32(0))
+    return each_turn(self._tiles() * self.columns, body, jnp.int32(0))
+
+  def _tiles(self):
+    return self.tiles_g.before[self.groups + 1]
 
   def at(self, turn):
     """(tile, column, the tile's first row, steps of a sum: none for rows past the last group)."""
-    tile, column = visit(turn, self.tiles_g.count[0], self.columns, self.band)
+    tile, column = visit(turn, self._tiles(), self.columns, self.band)
     steps = jnp.where(self.tiles_g.group[tile] < self.groups, jnp.int32(self.steps), 0)
     return tile, column, pl.multiple_of(self.tiles_g.row[tile], ALIGN), steps
 

@@ -16,13 +16,16 @@ def aligned(x_ND):
 
 
 class RowTiles(NamedTuple):
-  """Tile t is rows `row[t] + low[t]` up to `row[t] + high[t]`, of group `group[t]`; only the first `count[0]` exist."""
+  """Tile t is rows `row[t] + low[t]` up to `row[t] + high[t]`, of group `group[t]`.
+
+  The groups before g have `before[g]` tiles, and all groups as many as `before` ends with: no others exist.
+  """
 
   group: jax.Array
   row: jax.Array
   low: jax.Array
   high: jax.Array
-  count: jax.Array
+  before: jax.Array
 
 
 def row_tiles(sizes_E, rows: int, height: int) -> RowTiles:
@@ -32,15 +35,15 @@ def row_tiles(sizes_E, rows: int, height: int) -> RowTiles:
   one tile, not one tile and a realignment of everything after it. Rows past the last group form one more group, E.
   """
   start_G, end_G = _bounds(sizes_E, rows)
-  first_G = start_G // ALIGN * ALIGN
-  tiles_G = jnp.where(end_G > start_G, -(-(end_G - first_G) // height), 0)
-  past_G = jnp.cumsum(tiles_G, dtype=jnp.int32)
-  tile = jnp.arange(most_tiles(rows, sizes_E.shape[0] + 1, height), dtype=jnp.int32)
-  group = jnp.sum(tile[:, None] >= past_G[None, :-1], axis=1, dtype=jnp.int32)
-  row = first_G[group] + (tile - (past_G - tiles_G)[group]) * height
+  first_G = start_G & -ALIGN
+  tiles_G = jnp.where(end_G > start_G, lax.div(end_G - first_G + (height - 1), jnp.int32(height)), 0)
+  before = _sum_before(jnp.append(tiles_G, 0))
+  tile_T = jnp.arange(most_tiles(rows, sizes_E.shape[0] + 1, height), dtype=jnp.int32)
+  group = jnp.sum(tile_T[:, None] >= before[None, 1:-1], axis=1, dtype=jnp.int32)
+  row = first_G[group] + (tile_T - before[group]) * height
   low = jnp.maximum(start_G[group] - row, 0)
   high = jnp.clip(end_G[group] - row, 0, height)
-  return RowTiles(group, row, low, high, past_G[-1:])
+  return RowTiles(group, row, low, high, before)
 
 
 def most_tiles(rows: int, groups: int, height: int) -> int:
@@ -65,9 +68,15 @@ def group_rows(sizes_E, rows: int) -> GroupRows:
 
 def _bounds(sizes_E, rows: int):
   """First row and past-last row of every group, and of the rest of the rows as one group more."""
-  end_E = jnp.minimum(jnp.cumsum(sizes_E, dtype=jnp.int32), rows)
-  edges = jnp.concatenate([jnp.zeros(1, jnp.int32), end_E, jnp.full(1, rows, jnp.int32)])
-  return edges[:-1], edges[1:]
+  sizes_G = jnp.append(sizes_E, rows).astype(jnp.int32)
+  before_G = _sum_before(sizes_G)
+  return jnp.minimum(before_G, rows), jnp.minimum(before_G + sizes_G, rows)
+
+
+def _sum_before(numbers):
+  """Of those before each: one small kernel, where XLA makes several of a cumulative sum. Numbers are few."""
+  place = jnp.arange(numbers.shape[0])
+  return jnp.sum(jnp.where(place[None, :] < place[:, None], numbers[None, :], 0), axis=1, dtype=jnp.int32)
 
 
 def visit(turn, tiles, columns: int, band: int):
