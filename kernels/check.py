@@ -11,6 +11,7 @@ from jax.experimental import checkify
 from jax.typing import ArrayLike
 
 from jaxmoe.kernels.activations import UNARY, Activation
+from jaxmoe.kernels.rows import sum_before
 
 DTYPES = ("bfloat16", "float16", "float32", "float64")
 FP8_DTYPES = ("float8_e4m3fn", "float8_e5m2")
@@ -159,9 +160,12 @@ def sizes(sizes_E, num_experts: int, num_rows: int):
     return sizes_E.astype(jnp.int32)
   checkify.debug_check(jnp.all(sizes_E >= 0), "a group size is negative: {sizes}", sizes=sizes_E)
   most = jnp.array(min(num_rows + 1, jnp.iinfo(sizes_E.dtype).max), sizes_E.dtype)  # narrow integers would wrap it
-  end_E = jnp.cumsum(jnp.clip(sizes_E, 0, most), dtype=jnp.uint32)  # holds the first sum that is too large
+  rows_E = jnp.clip(sizes_E, 0, most).astype(jnp.uint32)  # whose sums hold the first one that is too large
+  end_E = sum_before(rows_E) + rows_E
   checkify.debug_check(jnp.all(end_E <= num_rows), "group sizes sum to more than all rows: {sizes}", sizes=sizes_E)
-  end_E = lax.cummax(jnp.minimum(end_E, num_rows).astype(jnp.int32))  # past that, sums may even overflow
+  end_E = jnp.minimum(end_E, num_rows).astype(jnp.int32)
+  if num_experts * (num_rows + 1) >= 2**32:
+    end_E = lax.cummax(end_E)  # past the first one that is too large, sums may even overflow
   return jnp.diff(end_E, prepend=0)
 
 

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxmoe.kernels.rows import sum_before
+
 ALIGN = 8  # a bulk copy may start at any multiple of 8 rows: the height of a swizzled tile in shared memory
 
 
@@ -37,7 +39,7 @@ def row_tiles(sizes_E, rows: int, height: int) -> RowTiles:
   start_G, end_G = _bounds(sizes_E, rows)
   first_G = start_G & -ALIGN
   tiles_G = jnp.where(end_G > start_G, lax.div(end_G - first_G + (height - 1), jnp.int32(height)), 0)
-  before = _sum_before(jnp.append(tiles_G, 0))
+  before = sum_before(jnp.append(tiles_G, 0))
   tile_T = jnp.arange(most_tiles(rows, sizes_E.shape[0] + 1, height), dtype=jnp.int32)
   group = jnp.sum(tile_T[:, None] >= before[None, 1:-1], axis=1, dtype=jnp.int32)
   row = first_G[group] + (tile_T - before[group]) * height
@@ -69,14 +71,8 @@ def group_rows(sizes_E, rows: int) -> GroupRows:
 def _bounds(sizes_E, rows: int):
   """First row and past-last row of every group, and of the rest of the rows as one group more."""
   sizes_G = jnp.append(sizes_E, rows).astype(jnp.int32)
-  before_G = _sum_before(sizes_G)
+  before_G = sum_before(sizes_G)
   return jnp.minimum(before_G, rows), jnp.minimum(before_G + sizes_G, rows)
-
-
-def _sum_before(numbers):
-  """Of those before each: one small kernel, where XLA makes several of a cumulative sum. Numbers are few."""
-  place = jnp.arange(numbers.shape[0])
-  return jnp.sum(jnp.where(place[None, :] < place[:, None], numbers[None, :], 0), axis=1, dtype=jnp.int32)
 
 
 def visit(turn, tiles, columns: int, band: int):
