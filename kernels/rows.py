@@ -44,7 +44,7 @@ def vary(x, axes: frozenset):
 
 
 def sum_before(numbers):
-  """Of all before each, in their dtype: one small kernel on a GPU, where a cumulative sum is several. For few numbers."""
+  """Of all before each, in their dtype; for few. One small kernel on a GPU, where a cumulative sum is several."""
   place = jnp.arange(numbers.shape[0])
   earlier = place[None, :] < place[:, None]
   return jnp.sum(jnp.where(earlier, numbers[None, :], 0), axis=1, dtype=numbers.dtype)
