@@ -94,6 +94,21 @@ def test_later_tokens_never_change_earlier_ones():
   assert np.abs(np.asarray(seen) - np.asarray(before)).max() > 1e-3
 
 
+@pytest.mark.parametrize("transport", ["capacity", "dense", "gather"])
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_padding_takes_nothing_from_prompts(name, transport):
+  """Whatever stands behind the prompts, at a capacity that already drops some of their tokens."""
+  d = tiny.deployment(STRATEGIES[name], kind="prefill", transport=transport, capacity_factor=0.5)
+  model = shard_model(d, build_mesh(d.strategy))
+  parameters, tokens = model.init(), _tokens(d)
+  prefill, behind = make_prefill(model), np.arange(tokens.shape[1])[None, :] >= LENGTHS[:, None]
+  outcomes = [prefill(parameters, np.where(behind, pad, tokens), LENGTHS) for pad in (0, 5, tokens[::-1])]
+  for logits, _, dropped in outcomes[1:]:
+    np.testing.assert_array_equal(np.asarray(logits), np.asarray(outcomes[0][0]))
+    assert float(dropped) == float(outcomes[0][2])
+  assert (0 < float(outcomes[0][2]) < 1) == (transport == "capacity")
+
+
 def test_float8_weights_are_stored_in_8_bits_and_used_in_the_compute_dtype():
   precision = Precision(weights="float8_e4m3fn", compute="bfloat16")
   d = tiny.deployment(Strategy(expert=2, tensor=2), kind="prefill", precision=precision)

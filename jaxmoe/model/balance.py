@@ -13,12 +13,13 @@ from jaxmoe.model.router import Routing
 def balance_statistics(routing: Routing, kept_TX) -> jax.Array:
   """Sums over tokens that can be added across devices and microbatches: (2E+1,) in the routing's dtype.
 
-  First E: router probability of each expert; next E: choices that fell on it; last: choices that were dropped.
+  First E: router probability of each expert; next E: choices that fell on it; last: choices that were dropped. Padding
+  chooses no expert.
   """
   E = routing.probabilities_TE.shape[-1]
   dtype = routing.probabilities_TE.dtype
-  chosen_E = jnp.zeros(E, dtype).at[routing.choices_TX.reshape(-1)].add(1)
-  dropped = jnp.sum(~kept_TX).astype(dtype)
+  chosen_E = jnp.zeros(E, dtype).at[routing.choices_TX.reshape(-1)].add(1, mode="drop")
+  dropped = jnp.sum(~kept_TX & (routing.choices_TX < E)).astype(dtype)
   return jnp.concatenate([routing.probabilities_TE.sum(axis=0), chosen_E, dropped[None]])
 
 
@@ -35,9 +36,9 @@ def balance_loss(statistics_LX, tokens: int, experts_per_token: int):
 
 def balance_metrics(deployment: Deployment, statistics_LX, tokens: int):
   """(mean balance loss over layers, share of choices dropped) over the global batch, equal on every device."""
-  m = deployment.model
+  m, E = deployment.model, deployment.model.num_experts
   total_LX = lax.psum(statistics_LX, token_axes(deployment.rules))
   balance = balance_loss(total_LX, tokens, m.experts_per_token).sum()
-  dropped = total_LX[:, -1].sum() / (tokens * m.experts_per_token)
+  dropped = jnp.sum(total_LX[:, -1] / jnp.maximum(total_LX[:, E : 2 * E].sum(axis=1), 1))
   balance, drop_rate = lax.psum(jnp.stack([balance, dropped]), STAGE) / m.num_layers
   return balance, drop_rate

@@ -2,7 +2,7 @@
 
 Every transport has one contract: given a device's tokens x_TD, their routing and the device's experts, return the
 device's part of the combined output y_TD (to be summed over the axes of expert width) and which choices were kept,
-kept_TX.
+kept_TX. A choice of E, which is no expert, takes no row and adds nothing.
 """
 
 import jax.numpy as jnp
@@ -80,7 +80,7 @@ def assign_slots(choices_TX, num_experts: int, capacity: int):
   choice_N = choices_TX.T.reshape(-1)
   chosen_NE = (choice_N[:, None] == jnp.arange(num_experts)[None, :]).astype(jnp.int32)
   position_N = jnp.sum((jnp.cumsum(chosen_NE, axis=0) - 1) * chosen_NE, axis=1)
-  kept_N = position_N < capacity
+  kept_N = (position_N < capacity) & (choice_N < num_experts)
   slot_N = jnp.where(kept_N, choice_N * capacity + position_N, num_experts * capacity)
   return slot_N.reshape(X, T).T, kept_N.reshape(X, T).T
 

@@ -27,10 +27,14 @@ class Layer(nnx.Module):
     self.router = Router(deployment, rngs=rngs)
     self.experts = Experts(deployment, rngs=rngs)
 
-  def __call__(self, x_TD, positions_BS, cached=None):
-    """Returns the new x_TD, the layer's new (key_BSGK, value_BSGK) and its balance statistics (2E+1,)."""
+  def __call__(self, x_TD, positions_BS, cached=None, real_T=None):
+    """Returns the new x_TD, the layer's new (key_BSGK, value_BSGK) and its balance statistics (2E+1,).
+
+    Args:
+      real_T: which tokens are no padding; None, all.
+    """
     x_TD, entries = self._attend(x_TD, positions_BS, cached)
-    y_TD, statistics = self._feed_forward(x_TD)
+    y_TD, statistics = self._feed_forward(x_TD, real_T)
     return x_TD + y_TD, entries, statistics
 
   def _attend(self, x_TD, positions_BS, cached):
@@ -41,11 +45,12 @@ class Layer(nnx.Module):
       out_BSD, entries = self.attention(x_BSD, positions_BS, cached)
       return x_TD + sum_tokens(out_BSD.reshape(all_TD.shape), strategy.slice_axes, strategy.heads_over), entries
 
-  def _feed_forward(self, x_TD):
+  def _feed_forward(self, x_TD, real_T):
     width_axes = self.deployment.strategy.width_axes
     normed_TD = self.expert_norm(x_TD)
     with jax.named_scope("router"):
       routing = self.router(normed_TD)
+      routing = routing if real_T is None else routing.only(real_T)
     with jax.named_scope("experts"):
       # Devices that share an expert's width see the same tokens; gradients of what enters here are summed over them.
       x_TD, gates_TX = vary((normed_TD, routing.gates_TX), width_axes)

@@ -14,11 +14,16 @@ from jaxmoe.model.norm import parameter
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Routing:
-  """Where tokens go: X = experts_per_token choices for each of T tokens, best first."""
+  """Where tokens go: X = experts_per_token choices for each of T tokens, best first; E, which is none, of padding."""
 
   gates_TX: jax.Array
   choices_TX: jax.Array
   probabilities_TE: jax.Array
+
+  def only(self, real_T) -> "Routing":
+    """The same without what is no real token: it takes no room at any expert, whatever stands there."""
+    E = self.probabilities_TE.shape[-1]
+    return dataclasses.replace(self, choices_TX=jnp.where(real_T[:, None], self.choices_TX, E))
 
 
 class Router(nnx.Module):

@@ -82,9 +82,11 @@ class Transformer(nnx.Module):
     x_MTD = self._embedded(tokens_BS.reshape(M, -1))
     positions_MBS = positions_BS.reshape(M, -1, positions_BS.shape[1])
     last_MB = None if last_B is None else last_B.reshape(M, -1)
+    pads = last_B is not None and positions_BS.shape[1] > 1
 
     def step(state, x_TD, microbatch, active):
-      x_TD, state, statistics = self._stage(state, x_TD, positions_MBS[microbatch], microbatch)
+      real_T = self._real(positions_MBS[microbatch], last_MB[microbatch]) if pads else None
+      x_TD, state, statistics = self._stage(state, x_TD, positions_MBS[microbatch], microbatch, real_T)
       kept = x_TD if last_MB is None else self._pick(x_TD, last_MB[microbatch])
       return state, x_TD, (kept, jnp.where(active, statistics, 0))
 
@@ -100,11 +102,12 @@ class Transformer(nnx.Module):
       x_MTD = jax.lax.map(lambda tokens_T: embed(self.embedding[...], tokens_T, d.rules, dtype), tokens_MT)
       return vary(x_MTD, (STAGE, *token_axes(d.rules)))
 
-  def _stage(self, state, x_TD, positions_BS, microbatch):
+  def _stage(self, state, x_TD, positions_BS, microbatch, real_T):
     """One microbatch through this stage's layers; a cache also takes what an idle tick computes (`run_pipeline`).
 
     Args:
       state: the cache or None, and `gradient_sums` or None.
+      real_T: which tokens are no padding; None, all.
     """
     (cache, sums), start = state, microbatch * positions_BS.shape[0]
     decoding = cache is not None and positions_BS.shape[1] == 1
@@ -116,7 +119,7 @@ class Transformer(nnx.Module):
       if sums is not None:
         sums, weights = adding_to(sums, weights, layer)
       cached = cache.layer(layer, start, positions_BS.shape[0]) if decoding else None
-      x_TD, entries, statistics = nnx.merge(graph, weights)(x_TD, positions_BS, cached)
+      x_TD, entries, statistics = nnx.merge(graph, weights)(x_TD, positions_BS, cached, real_T)
       if cache is not None and not decoding:
         cache = cache.fill(layer, start, entries)
       return (x_TD, cache, sums), (entries if decoding else None, statistics)
@@ -130,6 +133,16 @@ class Transformer(nnx.Module):
       x_TD, entries = jax.lax.optimization_barrier((x_TD, entries))
       cache = cache.append(start, entries, positions_BS[:, 0])
     return x_TD, (cache, sums), statistics
+
+  def _real(self, positions_BS, last_B):
+    """Which of this device's slice of tokens stand at or before the last one of their prompt."""
+    axes = self.deployment.strategy.slice_axes
+    real_T = (positions_BS <= last_B[:, None]).reshape(-1)
+    if not axes:
+      return real_T
+    return jax.lax.dynamic_index_in_dim(
+      real_T.reshape(jax.lax.axis_size(axes), -1), jax.lax.axis_index(axes), keepdims=False
+    )
 
   def _pick(self, x_TD, last_B):
     """The wanted token of each sequence, on every device that holds slices of them: x_BD."""

@@ -13,7 +13,8 @@ from jaxmoe.model.sharded import ShardedModel
 def make_prefill(model: ShardedModel):
   """The jitted (parameters, tokens_BS, lengths_B) -> (logits_BV of each prompt's next token, Cache, drop rate).
 
-  Prompts fill the first `lengths_B` places of `tokens_BS`; what stands behind them is computed and never read.
+  Prompts fill the first `lengths_B` places of `tokens_BS`; what stands behind them is never read, and takes no room at
+  any expert.
   """
   d = model.deployment
 
