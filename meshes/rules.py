@@ -6,7 +6,7 @@ from jaxmoe.meshes.axes import STAGE
 from jaxmoe.meshes.errors import UsageError
 from jaxmoe.meshes.strategy import Folding
 
-ROLES = ("attention", "expert", "dense", "router", "norm", "vocabulary", "activation")
+ROLES = ("attention", "expert", "dense", "router", "norm", "head norm", "vocabulary", "activation")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -42,6 +42,12 @@ class PartitionRules:
         raise UsageError(f"dimensions {letters} of role {role} use mesh axis {axis} twice: {entries}")
     return entries
 
+  def seen_over(self, role: str) -> tuple[str, ...]:
+    """Axes whose devices use weights of this role on different numbers: tokens, and one norm of all heads on heads."""
+    s = self.strategy
+    heads = s.heads_over if role == "head norm" else ()
+    return tuple(dict.fromkeys((*s.batch_axes, *s.slice_axes, *heads)))
+
   def local_shape(self, role: str, letters: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape that one device holds.
 
@@ -67,7 +73,7 @@ class PartitionRules:
         return {"L": (STAGE,), "E": s.experts_over, "F": s.width_axes}
       case "dense":
         return {"L": (STAGE,), "I": s.heads_over, "J": s.heads_over}
-      case "router" | "norm":
+      case "router" | "norm" | "head norm":
         return {"L": (STAGE,)}
       case "vocabulary":
         return {"V": s.vocabulary_axes}

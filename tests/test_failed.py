@@ -10,8 +10,11 @@ from compiled_modules import WITH_TPU, devices
 from jax.sharding import SingleDeviceSharding
 from plans import edited
 
+from jaxmoe.cli import verify
 from jaxmoe.cli.exit_codes import ExitCode
 from jaxmoe.cli.main import main
+from jaxmoe.config.catalogue import load_deployment
+from jaxmoe.cost.memory import memory
 from jaxmoe.xla.attribution import CACHE, DISPATCH, Sizes
 from jaxmoe.xla.failed import GAPS, OTHERS, SCRATCH, TEMPORARIES, CompileFailed, refused
 
@@ -104,6 +107,17 @@ def test_the_early_message_is_read_as_the_compiler_means_it():
   assert error.out_of_memory and error.said.needed_bytes == pytest.approx(32 * G, rel=0.02)
   assert error.class_bytes.get(TEMPORARIES, 0) < G
   assert error.largest in ("inputs", "results") and error.excess_bytes == pytest.approx(16.25 * G, rel=0.02)
+
+
+@pytest.mark.parametrize("beyond", [0, 3 * G, None])
+def test_the_nearest_plan_keeps_free_what_the_compiler_needs_beyond_the_formula(beyond):
+  """So it is never the plan that did not fit; where the compiler says no number, it is a smaller one."""
+  d = load_deployment("qwen3-30b-a3b-train")
+  formula_bytes = memory(d).total
+  capacity = formula_bytes + G
+  nearest = verify._nearest(d, capacity, None if beyond is None else formula_bytes + beyond)
+  assert nearest is not None
+  assert nearest.memory.total <= (formula_bytes - 1 if beyond is None else capacity - beyond)
 
 
 @WITH_TPU

@@ -150,6 +150,13 @@ def test_what_cannot_run_is_not_runnable(refused):
   assert message.count("\n") == 1 and all(word in message for word in ("--transport ragged", "capacity, gather, dense"))
 
 
+def test_models_that_cannot_run_are_not_runnable(refused):
+  model = "phi-3.5-moe"
+  message = refused(["plan", "--model", model, "--cluster", "dgx_h100", "--devices", "8", "--runnable"])
+  assert message.count("\n") == 1
+  assert all(words in message for words in (model, "can be planned but not run: it has", "leave --runnable out"))
+
+
 @pytest.mark.parametrize("missing", GIVEN)
 def test_an_option_that_must_be_given(missing, refused):
   given = [text for name, value in GIVEN.items() if name != missing for text in (f"--{name}", value)]

@@ -274,6 +274,19 @@ def test_longer_sequences_than_the_model_knows_are_warned_of(run):
   assert run(f"{DECODE} --batch 8 --sequence-length 32768")[2] == ""
 
 
+@pytest.mark.parametrize("options, warned", [
+  ("--transport capacity --capacity-factor 0.01", True), ("--transport capacity --load 2", True),
+  ("--runnable --load power:1.2", True), ("--transport capacity --load 1.25", False),
+  ("--transport gather --load 2", False),
+])  # fmt: skip
+def test_tokens_that_a_full_buffer_drops_are_warned_of(options, warned, run):
+  """And nobody computes them: no plan is faster than the hardware."""
+  code, out, err = run(f"plan --model mixtral-8x7b --cluster dgx_h100 --devices 64 --job prefill {options} --json")
+  assert code == ExitCode.DONE
+  assert ("experts get up to" in err) is warned and err.count("warning") == warned
+  assert all(0 < plan["mfu"] < 0.7 for plan in json.loads(out)["plans"])
+
+
 def test_numbers_of_devices_that_are_no_powers_of_two(document):
   for devices in (12, 24, 96):
     code, found = document(f"plan --model mixtral-8x7b --cluster dgx_h100 --devices {devices} --job decode --batch 96")

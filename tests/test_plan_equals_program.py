@@ -24,6 +24,11 @@ CASES = {
   "train, heads over both": (Strategy(data=2, expert=2, tensor=2, **BOTH), {"remat": "full"}, {}),
   "train, whole experts": (Strategy(stage=2, expert=2, tensor=2, **WHOLE), {}, {"query_key_norm": "head"}),
   "train, heads over both, whole experts": (Strategy(expert=2, tensor=2, **BOTH, **WHOLE), {"remat": "full"}, {}),
+  "train, heads that share a norm": (
+    Strategy(data=2, expert=2, tensor=2),
+    {"remat": "full"},
+    {"query_key_norm": "head"},
+  ),
   "train, dense transport": (Strategy(stage=2, expert=2, tensor=2), {"transport": "dense"}, {}),
   "train, dense transport, folded, recomputed": (
     Strategy(data=2, expert=4, **FOLDED),

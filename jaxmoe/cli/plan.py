@@ -17,6 +17,7 @@ from jaxmoe.config.job import ITEM_BYTES, WIDE_DTYPES, Job, Kind, Precision, Tra
 from jaxmoe.meshes.errors import MissingError, UsageError
 
 if TYPE_CHECKING:
+  from jaxmoe.config.model import ModelConfig
   from jaxmoe.planner.answer import Answer
   from jaxmoe.planner.pareto import Explored
   from jaxmoe.planner.question import Constraints, Question
@@ -32,7 +33,10 @@ def run(
   batch: Annotated[int | None, typer.Option(help="Sequences of a step; serving chooses, if not given.")] = None,
   sequence_length: Annotated[int, typer.Option(help="Tokens of a sequence; of a cache, in decode.")] = 4096,
   objective: Annotated[str, typer.Option(help="latency, throughput, devices or cost.")] = "",
-  transport: Annotated[list[str] | None, typer.Option(help="How tokens reach experts; may be repeated.")] = None,
+  transport: Annotated[
+    list[str] | None,
+    typer.Option(help="How tokens reach experts; may be repeated. Else ragged, gather; runnable: capacity, gather."),
+  ] = None,
   capacity_factor: Annotated[float, typer.Option(help="Room of an expert's buffer, transport capacity.")] = 1.25,
   weights: Annotated[str, typer.Option(help="Dtype of stored weights.")] = "",
   compute: Annotated[str, typer.Option(help="Dtype of matmuls, activations and cache.")] = "bfloat16",
@@ -59,10 +63,10 @@ def run(
 ) -> None:
   """Search every way to lay a model out over devices, and explain the best."""
   from jaxmoe.config.assumptions import Assumptions
-  from jaxmoe.config.catalogue import load_cluster, load_model
+  from jaxmoe.config.catalogue import load_cluster
   from jaxmoe.planner.question import Question, serving_batches
 
-  kind, loaded = _kind(job), load_model(with_home(model), mtp=mtp)
+  kind, loaded = _kind(job), _model(model, mtp=mtp, runnable=runnable)
   question = Question(
     model=loaded,
     cluster=load_cluster(with_home(cluster)),
@@ -81,6 +85,20 @@ def run(
   _show(found, as_json)
   if not found.plans:
     raise typer.Exit(ExitCode.NO_PLAN)
+
+
+def _model(name: str, *, mtp: bool, runnable: bool) -> "ModelConfig":
+  from jaxmoe.config.catalogue import load_model
+  from jaxmoe.config.features import listed, unusual_functions, unusual_layers
+
+  model = load_model(with_home(name), mtp=mtp)
+  lacking = [*unusual_layers(model), *unusual_functions(model)]
+  if runnable and lacking:
+    raise UsageError(
+      f"--runnable: model {shown(model.name)} can be planned but not run: it has {listed(lacking)};"
+      " leave --runnable out"
+    )
+  return model
 
 
 def _answer(question: "Question", top: int, out: str | None, force: bool) -> "Answer":

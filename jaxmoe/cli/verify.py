@@ -75,7 +75,8 @@ def _verify(d: Deployment, target: str, options: "Options", as_json: bool, html:
   from jaxmoe.report.verification import document, tables, verdict
 
   write_page(comparison, None)
-  nearest = None if comparison.fit.ok else _nearest(d, comparison.fit.capacity_bytes)
+  fit = comparison.fit
+  nearest = None if fit.ok else _nearest(d, fit.capacity_bytes, fit.needed_bytes)
   if as_json:
     write_json(document(comparison) | ({} if comparison.fit.ok else {"nearest_plan": nearest_document(nearest)}))
   else:
@@ -90,24 +91,41 @@ def _write_refusal(d: Deployment, target: str, error: CompileFailed, as_json: bo
   from jaxmoe.xla.target import Target
 
   resolved = Target.parse(target).on(d)
-  nearest = _nearest(d, smallest(d.cluster, resolved.generation).memory_bytes) if error.out_of_memory else None
+  capacity_bytes = smallest(d.cluster, resolved.generation).memory_bytes
+  nearest = _nearest(d, capacity_bytes, error.said.needed_bytes) if error.out_of_memory else None
   if as_json:
     write_json(refusal_document(d, str(resolved), error, nearest))
   else:
     write(refusal(d, str(resolved), error, nearest))
 
 
-def _nearest(d: Deployment, memory_bytes: int) -> "Estimate | None":
-  """The best plan for the same job on as many devices of that size, or else on the fewest more."""
+def _nearest(d: Deployment, capacity_bytes: int, needed_bytes: int | None) -> "Estimate | None":
+  """The best plan for the same job on as many devices of that size, or else on the fewest more.
+
+  What the compiler needs beyond the formula is kept free, for it may need as much of another plan; where it does not
+  say how much that is, what the formula of this plan counts is already too much.
+  """
   import dataclasses
 
+  from jaxmoe.cost.load import load_of
+  from jaxmoe.cost.memory import memory
   from jaxmoe.planner.answer import answer
-  from jaxmoe.planner.question import Question
+  from jaxmoe.planner.question import Constraints, Question
   from jaxmoe.planner.space import runnable_space
 
-  cluster = dataclasses.replace(d.cluster, memory_bytes=memory_bytes)
-  space = runnable_space(d.job.kind)
-  found = answer(Question(model=d.model, cluster=cluster, devices=d.strategy.devices, job=d.job, space=space), keep=1)
+  formula_bytes = memory(d, load_of(d, d.assumptions)).total
+  beyond_bytes = max(0, (capacity_bytes + 1 if needed_bytes is None else needed_bytes) - formula_bytes)
+  cluster = dataclasses.replace(d.cluster, memory_bytes=capacity_bytes)
+  question = Question(
+    model=d.model,
+    cluster=cluster,
+    devices=d.strategy.devices,
+    job=d.job,
+    space=runnable_space(d.job.kind),
+    constraints=Constraints(reserve_bytes=min(beyond_bytes, capacity_bytes - 1)),
+    assumptions=d.assumptions,
+  )
+  found = answer(question, keep=1)
   if found.plans:
     return found.best
   return found.shortage.fitting if found.shortage else None

@@ -107,7 +107,10 @@ def head_forward(d: Shares) -> Any:
 
 
 def useful_flops(deployment: Deployment) -> PartFlops:
-  """The model's own FLOPs for the global batch, shared evenly by all devices; causal attention counts the seen half."""
+  """The model's own FLOPs for the global batch, shared evenly by all devices; causal attention counts the seen half.
+
+  Of experts no more than their buffers hold: what is dropped is not computed.
+  """
   d = deployment
   train = d.job.kind == "train"
   tokens = d.batch * d.job.query_length
@@ -117,9 +120,17 @@ def useful_flops(deployment: Deployment) -> PartFlops:
   return PartFlops(
     attention=share * tokens * each.attention,
     router=share * tokens * each.router,
-    experts=share * tokens * each.experts,
+    experts=share * tokens * each.experts * _most_kept(d),
     head=share * scored * each.head,
   )
+
+
+def _most_kept(d: Deployment) -> float:
+  """Share of choices that have room if tokens spread evenly."""
+  if d.job.transport != "capacity":
+    return 1.0
+  room, chosen = d.model.num_experts * d.expert_capacity, d.dispatch_tokens * d.model.experts_per_token
+  return 1.0 if room >= chosen else room / chosen
 
 
 def flops_per_token(deployment: Deployment) -> float:

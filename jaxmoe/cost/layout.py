@@ -57,7 +57,7 @@ def _attention(model: ModelConfig) -> Layout:
   if model.biases.output:
     layout.append(("attention/output_bias", "attention", "D"))
   if model.query_key_norm == "head":
-    layout += [("attention/query_norm", "norm", "K"), ("attention/key_norm", "norm", "K")]
+    layout += [("attention/query_norm", "head norm", "K"), ("attention/key_norm", "head norm", "K")]
   if model.query_key_norm == "projection":
     layout += [("attention/query_norm", "attention", "HK"), ("attention/key_norm", "attention", "GK")]
   return layout

@@ -63,10 +63,10 @@ class ParameterTensor:
     return self.local_count(rules) * ITEM_BYTES[self.dtype(precision)]
 
   def replica_axes(self, strategy: Folding) -> tuple[str, ...]:
-    """Axes whose devices hold this tensor alike and see different tokens: those that its gradient is summed over."""
+    """Axes whose devices hold this tensor alike and use it on different numbers: its gradient is summed over them."""
     rules = PartitionRules(strategy)
     own = {axis for letter in self.letters for axis in rules.axes(self.role, letter)}
-    return tuple(axis for axis in (*strategy.batch_axes, *strategy.slice_axes) if axis not in own)
+    return tuple(axis for axis in rules.seen_over(self.role) if axis not in own)
 
   def parameter_class(self, rules: PartitionRules) -> ParameterClass:
     """`expert` divides by expert and width axes, `sharded` by attention or vocabulary axes, `replicated` by stage."""

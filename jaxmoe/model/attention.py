@@ -34,8 +34,8 @@ class Attention(nnx.Module):
         " (query_key_norm: projection) can be planned but not run"
       )
     normed = m.query_key_norm == "head"
-    self.query_norm = RMSNorm(deployment, "norm", "LK", (L, K), rngs=rngs) if normed else None
-    self.key_norm = RMSNorm(deployment, "norm", "LK", (L, K), rngs=rngs) if normed else None
+    self.query_norm = RMSNorm(deployment, "head norm", "LK", (L, K), rngs=rngs) if normed else None
+    self.key_norm = RMSNorm(deployment, "head norm", "LK", (L, K), rngs=rngs) if normed else None
 
   def __call__(self, x_BSD, positions_BS, cached=None):
     """Attends to this block's tokens, or to one token and a cache of those before it.

@@ -14,7 +14,7 @@ def parameter(
 ) -> nnx.Param:
   """A stored weight: normal with standard deviation 1/sqrt(fan_in), or ones where `fan_in` is None."""
   precision = deployment.job.precision
-  dtype = jnp.dtype(precision.sensitive_weights if role in ("norm", "router") else precision.weights)
+  dtype = jnp.dtype(precision.sensitive_weights if role in ("norm", "head norm", "router") else precision.weights)
   if fan_in is None:
     value = jnp.ones(shape, dtype)
   else:

@@ -82,11 +82,13 @@ class Transformer(nnx.Module):
     x_MTD = self._embedded(tokens_BS.reshape(M, -1))
     positions_MBS = positions_BS.reshape(M, -1, positions_BS.shape[1])
     last_MB = None if last_B is None else last_B.reshape(M, -1)
-    pads = last_B is not None and positions_BS.shape[1] > 1
 
     def step(state, x_TD, microbatch, active):
-      real_T = self._real(positions_MBS[microbatch], last_MB[microbatch]) if pads else None
-      x_TD, state, statistics = self._stage(state, x_TD, positions_MBS[microbatch], microbatch, real_T)
+      positions_BS = positions_MBS[microbatch]
+      # All tokens are trained on, and the one of each sequence that decodes is real.
+      one_each = positions_BS.shape[1] == 1
+      real_T = None if last_MB is None or one_each else self._real(positions_BS, last_MB[microbatch])
+      x_TD, state, statistics = self._stage(state, x_TD, positions_BS, microbatch, real_T)
       kept = x_TD if last_MB is None else self._pick(x_TD, last_MB[microbatch])
       return state, x_TD, (kept, jnp.where(active, statistics, 0))
 
@@ -152,9 +154,14 @@ class Transformer(nnx.Module):
 
 
 def with_varying_weights(model: Transformer) -> Transformer:
-  """The same model with weights marked varying over all axes whose tokens they see.
+  """The same model with weights marked varying over all axes whose tokens, or heads, they see.
 
   Done once, outside every loop, so that backward sums each gradient once over those axes and not once a microbatch.
   """
-  axes = token_axes(model.deployment.rules)
-  return jax.tree.map(lambda w: vary(w, axes), model)
+  rules = model.deployment.rules
+
+  def varying(path, w):
+    of_heads = any(getattr(key, "name", getattr(key, "key", "")) in ("query_norm", "key_norm") for key in path)
+    return vary(w, rules.seen_over("head norm" if of_heads else "norm"))
+
+  return jax.tree.map_with_path(varying, model)

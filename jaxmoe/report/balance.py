@@ -20,7 +20,7 @@ MODULES = {
 }  # fmt: skip
 ROLES = {
   "attention": "attention", "expert": "experts", "dense": "experts", "router": "router", "vocabulary": "head",
-  "norm": "norms and residual stream",
+  "norm": "norms and residual stream", "head norm": "norms and residual stream",
 }  # fmt: skip
 
 

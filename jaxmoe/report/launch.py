@@ -85,7 +85,7 @@ def not_runnable(d: Deployment) -> str:
 def verify_sentence(d: Deployment) -> str:
   reason = not_runnable(d)
   if reason:
-    return f"`jaxmoe verify` cannot compile it: {reason}. `jaxmoe plan --runnable` searches among what it can."
+    return f"`jaxmoe verify` cannot compile it: {reason}. `jaxmoe plan --runnable` searches among what it can, if any."
   return "`jaxmoe verify` compiles the real step and compares its memory, FLOPs and messages with these numbers."
 
 
