@@ -8,9 +8,7 @@ from jaxmoe.kernels import activations, check, choose, dtypes
 from jaxmoe.kernels.activations import Activation
 from jaxmoe.kernels.choose import Implementation
 from jaxmoe.kernels.expert_ffn import expert_ffn
-
-# Equal groups are a batched matmul, which the compilers of these platforms do at full speed.
-EINSUM_PLATFORMS = ("cpu", "tpu")
+from jaxmoe.kernels.work import EINSUM_PLATFORMS
 
 
 def buffer_ffn_reference(x_ERD, gate_EDF, up_EDF, down_EFD, *, activation: Activation):
@@ -54,7 +52,8 @@ def buffer_ffn(
   R = x_ERD.shape[1]
   sizes_E = jnp.full(E, R, jnp.int32)
   x_ND = x_ERD.reshape(E * R, D)
-  y_ND = expert_ffn(x_ND, gate_EDF, up_EDF, down_EFD, sizes_E, activation=activation, implementation=implementation)
+  options = {"activation": activation, "implementation": implementation, "even": True}
+  y_ND = expert_ffn(x_ND, gate_EDF, up_EDF, down_EFD, sizes_E, **options)
   return y_ND.reshape(E, R, D)
 
 

@@ -34,6 +34,7 @@ def expert_ffn(
   scales=(None, None, None),
   implementation: Implementation | None = None,
   expected_rows: float | None = None,
+  even: bool = False,
 ):
   """down(act(x gate) * (x up)) with the weights of each row's expert; down(act(x up)) where `gate_EDF` is None.
 
@@ -48,6 +49,7 @@ def expert_ffn(
       g = min(x gate, 7) and u = clip(x up, -7, 7).
     expected_rows: rows that the routing is expected to fill, where N has room for the worst, a positive number that
       tracing knows; it decides tiles and the work that loops declare, never results.
+    even: whether every expert has N / E rows; it decides what loops declare.
     scales: of FP8 gate, up and down, each E or one an output column; for the forward pass only.
 
   Returns:
@@ -64,18 +66,21 @@ def expert_ffn(
   name = choose.implementation(implementation)
   sizes_E = choose.where_served(name, sizes_E)
   if scaled:
-    with work.expecting(expected_rows):
+    with work.expecting(expected_rows, even=even):
       return _ffn_scaled(name, activation, x_ND, (gate_EDF, up_EDF, down_EFD), scales, sizes_E)
-  return _ffn(name, activation, expected_rows, *vary_alike(x_ND, gate_EDF, up_EDF, down_EFD, sizes_E))
+  expected = work.Expectation(expected_rows, even)
+  return _ffn(name, activation, expected, *vary_alike(x_ND, gate_EDF, up_EDF, down_EFD, sizes_E))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _ffn(name: Implementation, activation: Activation, expected, x_ND, gate_EDF, up_EDF, down_EFD, sizes_E):
+def _ffn(
+  name: Implementation, activation: Activation, expected: work.Expectation, x_ND, gate_EDF, up_EDF, down_EFD, sizes_E
+):
   return _forward(name, activation, expected, x_ND, gate_EDF, up_EDF, down_EFD, sizes_E)[0]
 
 
-def _forward(name: Implementation, activation: Activation, expected, *operands):
-  with work.expecting(expected):
+def _forward(name: Implementation, activation: Activation, expected: work.Expectation, *operands):
+  with work.expecting(expected.rows, even=expected.even):
     return _forward_legs(choose.legs(name), activation, *operands)
 
 
@@ -87,8 +92,8 @@ def _forward_legs(legs: Legs, activation: Activation, x_ND, gate_EDF, up_EDF, do
   return legs.matmul(hidden_NF, down_EFD, sizes_E), (x_ND, pre, gate_EDF, up_EDF, down_EFD, sizes_E)
 
 
-def _backward(name: Implementation, activation: Activation, expected, residuals, dy_ND):
-  with work.expecting(expected):
+def _backward(name: Implementation, activation: Activation, expected: work.Expectation, residuals, dy_ND):
+  with work.expecting(expected.rows, even=expected.even):
     return _backward_legs(choose.legs(name), activation, residuals, dy_ND)
 
 

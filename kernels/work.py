@@ -14,11 +14,23 @@ from typing import NamedTuple
 TILE_STEP = 8
 LARGEST_TILE = 128
 
+# Equal groups are a batched matmul, which the compilers of these platforms do at full speed.
+EINSUM_PLATFORMS = ("cpu", "tpu")
+
 LEAST_ROWS = 1e-6  # that may be expected: of less, a fraction of the experts that have any is no number
 
 FLOAT32_PRODUCTS = 6  # of bfloat16 parts, where tensor cores multiply 16 bits (jaxmoe/kernels/hopper/parts.py)
 
-_expected_rows: contextvars.ContextVar[float | None] = contextvars.ContextVar("expected_rows", default=None)
+
+class Expectation(NamedTuple):
+  """Of the routing: how many rows, None for as many as fit, and whether every expert has the same number of them."""
+
+  rows: float | None = None
+  even: bool = False
+
+
+NOTHING_SAID = Expectation()
+_expectation: contextvars.ContextVar[Expectation] = contextvars.ContextVar("expectation", default=NOTHING_SAID)
 
 
 class Trips(NamedTuple):
@@ -29,18 +41,18 @@ class Trips(NamedTuple):
 
 
 @contextlib.contextmanager
-def expecting(rows: float | None) -> Iterator[None]:
-  """While tracing: grouped matmuls expect `rows` rows in their arrays; None, as many as fit."""
-  token = _expected_rows.set(rows)
+def expecting(rows: float | None, *, even: bool = False) -> Iterator[None]:
+  """While tracing: what grouped matmuls expect in their arrays, see `Expectation`."""
+  token = _expectation.set(Expectation(rows, even))
   try:
     yield
   finally:
-    _expected_rows.reset(token)
+    _expectation.reset(token)
 
 
 def expected_rows(num_rows: int) -> float:
   """Rows expected in an array of `num_rows`."""
-  rows = _expected_rows.get()
+  rows = _expectation.get().rows
   return num_rows if rows is None else min(max(rows, LEAST_ROWS), num_rows)
 
 
@@ -52,11 +64,16 @@ def tile_rows(num_rows: int, num_experts: int) -> int:
 
 def expert_trips(num_rows: int, num_experts: int) -> Trips:
   """Experts that have rows."""
+  if _expectation.get().even:
+    return Trips(num_experts, num_experts)
   return Trips(num_experts * (1 - (1 - 1 / num_experts) ** expected_rows(num_rows)), min(num_experts, num_rows))
 
 
 def tile_trips(num_rows: int, num_experts: int, tile: int) -> Trips:
-  """Tiles of one expert that has rows: the last one is half full if sizes are spread evenly."""
+  """Tiles of one expert that has rows: the last one is half full if sizes are spread at random."""
+  if _expectation.get().even:
+    tiles = math.ceil(num_rows / num_experts / tile)
+    return Trips(tiles, tiles)
   experts = expert_trips(num_rows, num_experts)
   most = (num_rows + experts.most * (tile - 1)) // tile
   expected = expected_rows(num_rows) / tile + experts.expected * (tile - 1) / (2 * tile)

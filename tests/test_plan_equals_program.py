@@ -35,6 +35,12 @@ CASES = {
     {"transport": "dense", "remat": "full"},
     {},
   ),
+  "train, buffers by the tile loop": (Strategy(stage=2, expert=2, tensor=2), {"expert_kernel": "cpu_tiles"}, {}),
+  "prefill, all tokens by the tile loop": (
+    Strategy(data=2, expert=4),
+    {"kind": "prefill", "transport": "dense", "expert_kernel": "cpu_tiles"},
+    {},
+  ),
   "train, gather transport": (Strategy(stage=2, expert=2, tensor=2), {"transport": "gather"}, {}),
   "train, gather transport, folded, recomputed": (
     Strategy(data=2, expert=4, **FOLDED),

@@ -68,11 +68,11 @@ def expert_rows(d: Deployment, kernel: str | None = None) -> work.Trips:
   Args:
     kernel: what multiplies them, a name in jaxmoe/kernels; None leaves out the padding of its tiles.
   """
+  rows, experts = balanced_rows(d), d.model.num_experts // d.rules.shards("expert", "E")
   if d.job.transport != "gather":
-    rows = balanced_rows(d)
-    return work.Trips(rows, rows)
-  experts = d.model.num_experts // d.rules.shards("expert", "E")
-  with work.expecting(balanced_rows(d)):
+    with work.expecting(rows, even=True):
+      return work.multiplied_rows(kernel, rows, experts)
+  with work.expecting(rows):
     return work.multiplied_rows(kernel, gathered_rows(d), experts)
 
 

@@ -10,6 +10,7 @@ from typing import Literal
 from jaxmoe import __version__
 from jaxmoe.config.deployment import Deployment
 from jaxmoe.config.files import shown
+from jaxmoe.kernels.work import EINSUM_PLATFORMS
 from jaxmoe.meshes import slices
 from jaxmoe.meshes.errors import MissingError, UsageError
 from jaxmoe.xla import cuda
@@ -166,7 +167,9 @@ CPU = Target()
 def expert_kernel(deployment: Deployment, platform: str) -> str:
   """What multiplies rows by experts on a platform of jax."""
   named = deployment.job.expert_kernel
-  return _KERNELS[platform] if named == "platform" else named
+  if named != "platform":
+    return named
+  return "einsum" if platform in EINSUM_PLATFORMS and deployment.job.transport != "gather" else _KERNELS[platform]
 
 
 def versions(target: Target = CPU) -> dict[str, str]:
