@@ -134,7 +134,8 @@ def scale(name: str, scale_EF, num_experts: int, width: int, accumulator):
 
 def expected_rows(rows):
   """A positive number that tracing knows, or None."""
-  if rows is not None and not (isinstance(rows, numbers.Real) and 0 < float(rows) < math.inf):
+  number = isinstance(rows, numbers.Real) and not isinstance(rows, bool)
+  if rows is not None and not (number and 0 < float(rows) < math.inf):
     raise ValueError(
       f"expected_rows must be a positive number known while tracing, or None, got {rows}; leave it out to expect as"
       " many rows as fit"

@@ -79,6 +79,7 @@ FFNS = [
   ((X, W, W, DOWN, SIZES), {"expected_rows": -3}, "or None, got -3; leave it out"),
   ((X, W, W, DOWN, SIZES), {"expected_rows": float("nan")}, "or None, got nan; leave it out"),
   ((X, W, W, DOWN, SIZES), {"expected_rows": "all"}, "or None, got all; leave it out"),
+  ((X, W, W, DOWN, SIZES), {"expected_rows": True}, "or None, got True; leave it out"),
 ]
 
 BUFFERS = jnp.ones((E, 4, D))
