@@ -180,9 +180,12 @@ def test_a_bad_file(case, verb, tmp_path, refused):
     (["model", "show", "gpt-9"], ["unknown model 'gpt-9'", "mixtral-8x7b"]),
     (["model", "show", "/dev/zero.json"], ["no such file"]),
     (["place", "x" * 5000 + ".yaml"], ["cannot be read"]),
+    (["verify", "ep64_tp2", "--timeout", "0s"], ["--timeout must be above 0", "got 0s", "10s or 250ms"]),
+    (["verify", "all", "--timeout", "0.00min"], ["--timeout must be above 0", "got 0.00min", "10s or 250ms"]),
+    (["verify", "ep64_tp2", "--timeout", "-1s"], ["--timeout: expected a time such as 10s", "'-1s'"]),
   ],
 )  # fmt: skip
-def test_a_bad_name(argv, words, refused):
+def test_a_bad_argument(argv, words, refused):
   assert_words(refused(*argv), words)
 
 

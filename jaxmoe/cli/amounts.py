@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from jaxmoe.config.files import got
+from jaxmoe.config.files import got, shown
 from jaxmoe.meshes.errors import UsageError
 
 SECONDS: Mapping[str, float] = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
@@ -14,8 +14,12 @@ BYTES: Mapping[str, float] = {
 
 
 def seconds_of(option: str, text: str) -> float:
-  """`250ms` -> 0.25."""
-  return _amount(option, text, SECONDS, "a time such as 10s or 250ms")
+  """`250ms` -> 0.25; always above 0."""
+  wanted = "a time such as 10s or 250ms"
+  seconds = _amount(option, text, SECONDS, wanted)
+  if not seconds > 0:
+    raise UsageError(f"{option} must be above 0, got {shown(text)}; give {wanted}")
+  return seconds
 
 
 def bytes_of(option: str, text: str) -> int:
