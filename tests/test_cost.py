@@ -7,10 +7,11 @@ import pytest
 import tiny
 
 from jaxmoe.config.catalogue import deployment_names, load_deployment, load_model
+from jaxmoe.config.parts import DenseLayers
 from jaxmoe.cost.collectives import Collective, collectives
 from jaxmoe.cost.estimate import estimate
 from jaxmoe.cost.flops import executed_flops, flops_per_token, useful_flops
-from jaxmoe.cost.memory import cache_bytes, logit_bytes, memory
+from jaxmoe.cost.memory import activation_bytes, cache_bytes, logit_bytes, memory
 from jaxmoe.cost.network import collective_s
 from jaxmoe.cost.parameters import (
   active_parameters,
@@ -18,6 +19,7 @@ from jaxmoe.cost.parameters import (
   parameters_by_class,
   total_parameters,
 )
+from jaxmoe.cost.stage import stage_layers
 from jaxmoe.cost.time import step_time
 from jaxmoe.meshes.errors import UsageError
 from jaxmoe.meshes.strategy import Strategy
@@ -107,6 +109,15 @@ def test_cache_by_hand():
 def test_recomputing_keeps_less():
   e = estimate(load_deployment("tp8_pp4_ep4_dp4"))
   assert e.activation_bytes_by_remat["full"] < e.activation_bytes_by_remat["none"]
+
+
+def test_activations_by_remat_are_the_heaviest_stages():
+  """Experts weigh most, and wide dense layers keep most: the stage that has most in all is the one of the experts."""
+  model = tiny.model(num_experts=64, dense=DenseLayers(layers=(0, 1), d_hidden=1024))
+  d = dataclasses.replace(tiny.deployment(Strategy(stage=2), batch=2, transport="ragged"), model=model)
+  e = estimate(d)
+  assert e.activation_bytes_by_remat["none"] == e.memory.activations
+  assert e.memory.activations < max(activation_bytes(d, stage) for stage in stage_layers(d))
 
 
 def test_useful_flops_by_hand():

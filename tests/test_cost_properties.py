@@ -108,6 +108,14 @@ def test_recomputing_more_keeps_less_and_executes_more(d):
 
 
 @some
+@given(d=deployments(), load=st.sampled_from((1.0, 1.5, 4.0)))
+def test_activations_by_remat_hold_the_deployments_own(d, load):
+  """Of the busiest device of the heaviest stage, as all of its memory."""
+  e = estimate(d, dataclasses.replace(d.assumptions, load=load))
+  assert e.activation_bytes_by_remat[d.job.remat] == e.memory.activations
+
+
+@some
 @given(d=deployments(clusters_of=("torus", "switch")), order=st.permutations(AXES))
 def test_where_all_devices_are_equally_far_their_order_changes_nothing(d, order):
   reordered = step_time(with_strategy(d, order=tuple(order))).plain()

@@ -1,7 +1,7 @@
 """Everything the formulas say about one deployment, as plain data; every number of it is a formula's."""
 
 import dataclasses
-from typing import Any
+from typing import Any, get_args
 
 from jaxmoe.config.assumptions import Assumptions
 from jaxmoe.config.deployment import Deployment
@@ -9,11 +9,10 @@ from jaxmoe.config.job import Remat
 from jaxmoe.cost.collectives import Collective, collectives
 from jaxmoe.cost.flops import PartFlops, executed_flops, flops_per_token, useful_flops
 from jaxmoe.cost.load import load_of
-from jaxmoe.cost.memory import MemoryBytes, activation_bytes, cache_bytes_per_token, memory
+from jaxmoe.cost.memory import MemoryBytes, cache_bytes_per_token, memory
 from jaxmoe.cost.network import collective_s
 from jaxmoe.cost.parameters import active_parameters, parameters_by_class, total_parameters
 from jaxmoe.cost.passes import peak_flops_per_s
-from jaxmoe.cost.stage import stage_layers
 from jaxmoe.cost.time import StepTime, step_time
 
 SOURCE = "formula"
@@ -71,8 +70,8 @@ def estimate(deployment: Deployment, assumed: Assumptions | None = None) -> Esti
   return Estimate(
     deployment=d,
     parameters={"total": total_parameters(m), "active": active_parameters(m), **classes},
-    memory=_whole(memory(d, load_of(d, assumed))),
-    activation_bytes_by_remat={remat: _activation_bytes(d, remat) for remat in ("none", "selective", "full")},
+    memory=_memory(d, assumed),
+    activation_bytes_by_remat={remat: _memory(_with_remat(d, remat), assumed).activations for remat in get_args(Remat)},
     executed=executed_flops(d),
     useful=useful,
     flops_per_token_forward=flops_per_token(d),
@@ -85,9 +84,12 @@ def estimate(deployment: Deployment, assumed: Assumptions | None = None) -> Esti
   )
 
 
-def _activation_bytes(d: Deployment, remat: Remat) -> int:
-  other = dataclasses.replace(d, job=dataclasses.replace(d.job, remat=remat))
-  return round(max(activation_bytes(other, stage) for stage in stage_layers(other)))
+def _memory(d: Deployment, assumed: Assumptions) -> MemoryBytes:
+  return _whole(memory(d, load_of(d, assumed)))
+
+
+def _with_remat(d: Deployment, remat: Remat) -> Deployment:
+  return dataclasses.replace(d, job=dataclasses.replace(d.job, remat=remat))
 
 
 def _whole(held: MemoryBytes) -> MemoryBytes:
