@@ -1,11 +1,16 @@
-"""The least that a step's temporaries take: derived from what must exist at one moment, whatever a compiler does."""
+"""The least that a step takes: derived from what must exist at one moment, whatever a compiler does."""
 
 from jaxmoe.config.deployment import Deployment
 from jaxmoe.config.job import ITEM_BYTES
 from jaxmoe.cost.activations import buffer_rows, layer_input_bytes
 from jaxmoe.cost.holdings import holdings, in_layers, stacked_holdings, stored_gradient_bytes
-from jaxmoe.cost.memory import cache_bytes, kept_microbatches
+from jaxmoe.cost.memory import argument_bytes, cache_bytes, kept_microbatches
 from jaxmoe.cost.stage import stage_layers
+
+
+def least_step_bytes(d: Deployment) -> int:
+  """Of one device: all arguments, and the least beside them."""
+  return int(sum(argument_bytes(d).values())) + least_temporary_bytes(d)
 
 
 def least_temporary_bytes(d: Deployment) -> int:

@@ -79,6 +79,13 @@ def memory(d: Shares, load: Any = 1) -> MemoryBytes:
   return MemoryBytes(**{name: _chosen(heavier, getattr(many, name), getattr(few, name)) for name in fields})
 
 
+def argument_bytes(d: Shares) -> dict[str, Any]:
+  """By class, what the step is given on one device; prefill makes its cache."""
+  held = memory(d)
+  own = {"train": {"optimizer": held.optimizer}, "prefill": {}, "decode": {"cache": held.cache}}[d.job.kind]
+  return {"parameters": held.parameters, "inputs": held.inputs, **own}
+
+
 def peak_bytes(d: Shares, load: Any = 1) -> Any:
   """The total of `memory` alone."""
   stacked = stacked_holdings(d)

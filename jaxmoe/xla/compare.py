@@ -9,7 +9,7 @@ from jaxmoe.config.deployment import Deployment
 from jaxmoe.cost import collectives as predicted_collectives
 from jaxmoe.cost.flops import executed_flops, useful_flops
 from jaxmoe.cost.least_memory import least_temporary_bytes
-from jaxmoe.cost.memory import memory
+from jaxmoe.cost.memory import argument_bytes, memory
 from jaxmoe.cost.traffic import executed_bytes, least_bytes
 from jaxmoe.meshes.axes import AXES, label
 from jaxmoe.xla.compiled_step import CompiledStep
@@ -166,17 +166,12 @@ def _axis_sizes(d: Deployment) -> dict[str, int]:
 
 def _bytes(d: Deployment, compiled: CompiledStep) -> Iterable[Check]:
   """Each class of arguments, their sum as the compiler allocates it, and what is updated in place."""
-  predicted, train, traced = memory(d), d.job.kind == "train", compiled.traced
-  classes = {"parameters": predicted.parameters, "inputs": predicted.inputs}
-  if train:
-    classes["optimizer"] = predicted.optimizer
-  if d.job.kind == "decode":
-    classes["cache"] = predicted.cache
+  predicted, classes, traced = memory(d), argument_bytes(d), compiled.traced
   for name, expected in classes.items():
     yield _byte_check(name, expected, compiled.class_bytes[name], traced.class_bytes[name])
   unpadded = compiled.memory.argument_bytes - compiled.argument_padding_bytes
   yield _byte_check("arguments", sum(classes.values()), unpadded, sum(traced.class_bytes.values()))
-  updated = predicted.parameters + predicted.optimizer if train else classes.get("cache", 0)
+  updated = predicted.parameters + predicted.optimizer if d.train else classes.get("cache", 0)
   in_place = compiled.memory.alias_bytes - compiled.alias_padding_bytes
   yield _byte_check("updated in place", updated, in_place, traced.donated_bytes)
   if d.job.kind == "prefill":

@@ -19,6 +19,7 @@ from jaxmoe.xla.hlo import Module
 from jaxmoe.xla.measured import Measured
 from jaxmoe.xla.profile import device_shares, opcodes_by_name
 from jaxmoe.xla.program import Program, build_program
+from jaxmoe.xla.room import check_room
 from jaxmoe.xla.target import Target
 
 WARM_UP = 2
@@ -32,6 +33,7 @@ def measure_step(
 
   Raises:
     MissingError: too few devices are here.
+    UsageError: they are the CPU's, and this machine's memory cannot hold them all.
   """
   with jax.enable_x64("float64" in dataclasses.astuple(deployment.job.precision)):
     return _measure(deployment, target, steps, progress)
@@ -39,6 +41,8 @@ def measure_step(
 
 def _measure(d: Deployment, target: Target, steps: int, progress: Callable[[str], None]) -> Measured:
   devices = target_devices(d, target)[: d.strategy.devices]
+  if devices[0].platform == "cpu":
+    check_room(d)
   progress(f"compiling for {len(devices)} devices")
   program = build_program(d, build_mesh(d.strategy, devices))
   compiled = program.lower().compile()
