@@ -13,6 +13,7 @@ from jaxmoe.cli import audit, demo, deployments, estimate, measure, model, place
 from jaxmoe.cli.exit_codes import ExitCode
 from jaxmoe.cli.failures import REFUSALS, message_and_code
 from jaxmoe.cli.output import log, silence, write
+from jaxmoe.cli.signals import cleaning_up
 
 app = typer.Typer(
   name="jaxmoe",
@@ -40,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   if sys.stdout is None:
     return _report("jaxmoe: stdout is closed, and the answer goes there; send it to a file or a pipe", ExitCode.USAGE)
   try:
-    app(args=list(sys.argv[1:] if argv is None else argv), prog_name="jaxmoe")
+    with cleaning_up():
+      app(args=list(sys.argv[1:] if argv is None else argv), prog_name="jaxmoe")
     return ExitCode.DONE
   except SystemExit as exit_request:
     left = isinstance(exit_request.__context__, BrokenPipeError)  # as `--help | head` does; typer makes it a 1

@@ -76,7 +76,7 @@ def run_in_child(
     folder = pathlib.Path(name)
     (folder / "request").write_bytes(pickle.dumps((function, arguments)))
     watch = _Watch(timeout_s, memory_limit_bytes)
-    code = _run(folder, {**_environment(devices, to_run, flags), **environment}, progress, watch)
+    code = _run(folder, {**_environment(folder, devices, to_run, flags), **environment}, progress, watch)
     result = folder / "result"
     if watch.reason or code or not result.exists():
       raise _failure(function, code, watch, _tail(folder / "log"))
@@ -165,10 +165,11 @@ def _run(folder: pathlib.Path, environment: dict[str, str], progress: Callable[[
     return process.wait()
 
 
-def _environment(devices: int | None, to_run: bool, more_flags: str) -> dict[str, str]:
+def _environment(folder: pathlib.Path, devices: int | None, to_run: bool, more_flags: str) -> dict[str, str]:
   inherited = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_INHERITED)}
   # No persistent cache: it would answer without the partitioned program.
   ours = {"TF_CPP_MIN_LOG_LEVEL": "2", "JAX_ENABLE_COMPILATION_CACHE": "false"}
+  ours["TMPDIR"] = str(folder)  # what a killed child cannot delete goes with our folder
   flags = ["" if to_run else COMPILE_FLAGS, more_flags]
   if devices is not None:
     ours["JAX_PLATFORMS"] = "cpu"
