@@ -23,7 +23,7 @@ test-all: .venv/installed-dev .venv/installed-compilers
 
 test-compilers: .venv/installed-dev .venv/installed-compilers
 	$(BIN)/python $(PYTEST) -m "compilers and not slow"
-	$(BIN)/python $(PYTEST) tests/test_hopper_compile.py tests/test_kernel_tpu.py
+	$(BIN)/python $(PYTEST) tests/test_hopper_compile.py tests/test_hopper_ptx.py tests/test_kernel_tpu.py
 
 # The core of the suite on the lower bound of every dependency.
 test-oldest: $(OLDEST)/installed
