@@ -56,6 +56,7 @@ def test_kernels(name):
 @pytest.mark.parametrize("name", kernels.HANGING)
 def test_deadlocks_are_seen(name, timing):
   kernel = kernels.HANGING[name]
+  assert not kernel.serves()
   with pytest.raises(Objection, match="deadlock"):
     check(kernel, executable(kernel), PATTERNS["all in one"], [timing])
 

@@ -96,13 +96,14 @@ def test_idle_processors_and_small_tiles_cost(script):
 
 
 def test_all_are_compiled_in_threads_before_one_is_timed(script):
-  together = threading.Barrier(3, timeout=20)
-  builds = [lambda place=place: (together.wait(), place)[1] for place in range(3)] + [lambda: 1 / 0]
+  done, together = [], threading.Barrier(3, timeout=20)
+  builds = [lambda: done.append("first") or "first"]
+  builds += [lambda place=place: (together.wait(), place, list(done))[1:] for place in range(3)] + [lambda: 1 / 0]
   ready = script("compiling").built(builds, 4)
-  assert [each() for each in ready[:3]] == [0, 1, 2]
+  assert [each() for each in ready[:4]] == ["first", *((place, ["first"]) for place in range(3))]
   with pytest.raises(ZeroDivisionError):
-    ready[3]()
-  assert script("compiling").built(builds, 0) == builds
+    ready[4]()
+  assert script("compiling").built(builds, 0) == builds and script("compiling").built([], 4) == []
 
 
 def test_a_tile_shape_that_is_wrong_is_not_timed(script):
