@@ -14,9 +14,6 @@ from typing import NamedTuple
 TILE_STEP = 8
 LARGEST_TILE = 128
 
-# Equal groups are a batched matmul, which the compilers of these platforms do at full speed.
-EINSUM_PLATFORMS = ("cpu", "tpu")
-
 LEAST_ROWS = 1e-6  # that may be expected: of less, a fraction of the experts that have any is no number
 
 FLOAT32_PRODUCTS = 6  # of bfloat16 parts, where tensor cores multiply 16 bits (jaxmoe/kernels/hopper/parts.py)

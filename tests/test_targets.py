@@ -16,6 +16,7 @@ from verified_documents import assert_every_document_agrees
 from jaxmoe.cli.exit_codes import ExitCode
 from jaxmoe.cli.main import main
 from jaxmoe.config.catalogue import load_deployment
+from jaxmoe.kernels import buffer_ffn, choose
 from jaxmoe.meshes import slices
 from jaxmoe.meshes.axes import DATA
 from jaxmoe.meshes.errors import UsageError
@@ -24,7 +25,7 @@ from jaxmoe.report.verification import verdict
 from jaxmoe.xla.flops import matmul_flops
 from jaxmoe.xla.hlo import Module
 from jaxmoe.xla.layout import aliased_arguments, argument_padding
-from jaxmoe.xla.target import Target
+from jaxmoe.xla.target import Target, expert_kernel
 from jaxmoe.xla.verify import verify
 from jaxmoe.xla.walk import UnknownOperation
 
@@ -255,3 +256,13 @@ def test_two_slices_agree():
 def test_every_document_agrees_on_tpu(monkeypatch, capsys):
   entries = assert_every_document_agrees("tpu", monkeypatch, capsys)
   assert all("libtpu" in entry["versions"] for entry in entries)
+
+
+@pytest.mark.parametrize("platform", choose.OF_PLATFORM)
+@pytest.mark.parametrize("transport", ["capacity", "dense", "gather"])
+def test_the_kernel_that_is_expected_is_the_one_that_is_chosen(transport, platform):
+  batched = transport != "gather" and platform in buffer_ffn.EINSUM_PLATFORMS
+  d = tiny.deployment(Strategy(), transport=transport)
+  assert expert_kernel(d, platform) == ("einsum" if batched else choose.of_platform(platform))
+  named = tiny.deployment(Strategy(), transport=transport, expert_kernel="ragged")
+  assert expert_kernel(named, platform) == "ragged"

@@ -68,7 +68,8 @@ def test_a_wrong_formula_is_no_fault_of_the_compiler(step, monkeypatch):
 def test_a_wrong_formula_of_memory_is_none_either(step, monkeypatch):
   right = cost_memory.memory(step[0])
   wrong = dataclasses.replace(right, optimizer=right.optimizer + 4)
-  monkeypatch.setattr(comparing, "memory", lambda d: wrong)
+  for module in (comparing, cost_memory):
+    monkeypatch.setattr(module, "memory", lambda d: wrong)
   found = failed(compare(step[0], "cpu", step[1]))
   assert found.keys() == {("optimizer", ""), ("arguments", ""), ("updated in place", "")}
   assert {check.fault for check in found.values()} == {"formula or program"}

@@ -10,7 +10,6 @@ from typing import Literal
 from jaxmoe import __version__
 from jaxmoe.config.deployment import Deployment
 from jaxmoe.config.files import shown
-from jaxmoe.kernels.work import EINSUM_PLATFORMS
 from jaxmoe.meshes import slices
 from jaxmoe.meshes.errors import MissingError, UsageError
 from jaxmoe.xla import cuda
@@ -23,7 +22,9 @@ _TARGET = re.compile(
   r"|(?P<platform>tpu|cuda)(:(?P<generation>[a-z]\d\w{0,9})(:(?P<shape>\d{1,9}(x\d{1,9}){1,3})(:(?P<slices>[1-9]\d{0,3}))?)?)?"
 )
 _DEFAULT = {"tpu": "v5p", "cuda": "h200"}
+# As jaxmoe/kernels chooses, which may use jax: for groups of any size, and where those of equal ones are an einsum.
 _KERNELS = {"cpu": "cpu_tiles", "tpu": "tpu", "gpu": "hopper", "cuda": "hopper"}
+_EINSUM = ("cpu", "tpu")
 _PACKAGES = {
   "tpu": ("libtpu",),
   "cuda": ("jax-cuda13-plugin", "jax-cuda13-pjrt", "nvidia-cuda-nvcc", "nvidia-nvvm"),
@@ -169,7 +170,7 @@ def expert_kernel(deployment: Deployment, platform: str) -> str:
   named = deployment.job.expert_kernel
   if named != "platform":
     return named
-  return "einsum" if platform in EINSUM_PLATFORMS and deployment.job.transport != "gather" else _KERNELS[platform]
+  return "einsum" if platform in _EINSUM and deployment.job.transport != "gather" else _KERNELS[platform]
 
 
 def versions(target: Target = CPU) -> dict[str, str]:
