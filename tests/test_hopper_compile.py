@@ -30,7 +30,7 @@ def test_kernels_compile_without_spills():
     assert report["spill_bytes"] == 0, report
     assert report["local_memory_instructions"] in (0, None), report  # None: no machine code to read
     assert report["serialized"] == 0, report  # C7511: multiplications waiting for each other
-    assert report["tensor_core_instructions"] >= 4, report
+    assert report["tensor_core_instructions"] >= report["depth"] // 16, report  # each of them 16 deep
     assert report["registers"] <= 168, report  # at entry; the warpgroups then share out 504
     assert report["shared_bytes"] <= 227 * 1024, report
 
