@@ -44,9 +44,8 @@ class PartitionRules:
 
   def seen_over(self, role: str) -> tuple[str, ...]:
     """Axes whose devices use weights of this role on different numbers: tokens, and one norm of all heads on heads."""
-    s = self.strategy
-    heads = s.heads_over if role == "head norm" else ()
-    return tuple(dict.fromkeys((*s.batch_axes, *s.slice_axes, *heads)))
+    heads = self.strategy.heads_over if role == "head norm" else ()
+    return tuple(dict.fromkeys((*self.strategy.token_axes, *heads)))
 
   def local_shape(self, role: str, letters: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape that one device holds.

@@ -59,6 +59,11 @@ class Folding:
     return tuple(axis for axis in self.experts_over if axis not in self.batch_axes)
 
   @property
+  def token_axes(self) -> tuple[str, ...]:
+    """Axes over which devices hold different tokens between layers."""
+    return (*self.batch_axes, *self.slice_axes)
+
+  @property
   def sequence_axes(self) -> tuple[str, ...]:
     """Axes that sequence parallelism alone slices the residual stream over: tokens are equal on them throughout."""
     return (TENSOR,) if TENSOR in self.heads_over and TENSOR not in self.slice_axes else ()

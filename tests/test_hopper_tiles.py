@@ -94,6 +94,13 @@ def test_groups_come_largest_first(rows, sizes):
   assert (np.diff((end - start)[order]) <= 0).all()
 
 
+def test_bounds_of_more_rows_than_half_the_numbers():
+  """No sum of two of them passes 2**31."""
+  rows, sizes = 2**31 - 1, [2**30, 0, 5]
+  _, start, end = (np.asarray(column).tolist() for column in tiles.group_rows(jnp.array(sizes), rows))
+  assert start == [0, 2**30, 2**30, 2**30 + 5] and end == [2**30, 2**30, 2**30 + 5, rows]
+
+
 @pytest.mark.parametrize("count,columns,band", [(1, 1, 8), (8, 3, 8), (13, 4, 8), (5, 7, 2), (3, 2, 1)])
 def test_visits_every_tile_and_column_once_band_by_band(count, columns, band):
   turns = [tiles.visit(jnp.int32(t), jnp.int32(count), columns, band) for t in range(count * columns)]

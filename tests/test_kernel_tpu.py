@@ -57,7 +57,10 @@ def test_own_legs(pattern, blocks, rows, columns, apart, depth, monkeypatch):
   The legs sum over 256 and 384: in multiplications of 128, and in blocks of all of K or of 128.
   """
   if blocks is not None:
-    choice = lambda job, chip: tpu_blocks.Choice(tpu_blocks.Blocks(*blocks, depth or job.K), apart, 0)  # noqa: E731
+
+    def choice(job, chip):
+      return tpu_blocks.Choice(tpu_blocks.Blocks(*blocks, depth or job.K), apart, 0)
+
     monkeypatch.setattr(tpu, "choose", choice)
     monkeypatch.setattr(tpu, "chip_in_use", lambda: tpu_chip.Chip(rows, 1, 0, 0))
     monkeypatch.setattr(tpu_blocks, "COLUMNS", columns)

@@ -108,7 +108,6 @@ def test_names_of_a_block_are_its_own():
 
 def test_integers():
   """Signs, widths and shifts beyond the width."""
-  number = lambda value: lanes.everywhere(value)  # noqa: E731
   for opcode, sources, want in [
     ("sub.s32", (1, 3), 2**32 - 2),
     ("mul.wide.s32", (-5, 7), 2**64 - 35),
@@ -122,9 +121,9 @@ def test_integers():
     ("min.s32", (-1, 1), 2**32 - 1),
     ("cvt.s64.s32", (2**32 - 1,), 2**64 - 1),
   ]:
-    assert lanes.uniform(lanes.computation(opcode)(*map(number, sources))) == want, opcode
-  assert integers.comparison("lt", None, "s32", number(2**32 - 1), number(0)).all()
-  assert not integers.comparison("lt", None, "u32", number(2**32 - 1), number(0)).any()
+    assert lanes.uniform(lanes.computation(opcode)(*map(lanes.everywhere, sources))) == want, opcode
+  assert integers.comparison("lt", None, "s32", lanes.everywhere(2**32 - 1), lanes.everywhere(0)).all()
+  assert not integers.comparison("lt", None, "u32", lanes.everywhere(2**32 - 1), lanes.everywhere(0)).any()
 
 
 def test_floats():

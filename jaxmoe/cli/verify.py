@@ -78,9 +78,9 @@ def _verify(d: Deployment, target: str, options: "Options", as_json: bool, html:
   fit = comparison.fit
   nearest = None if fit.ok else _nearest(d, fit.capacity_bytes, fit.needed_bytes)
   if as_json:
-    write_json(document(comparison) | ({} if comparison.fit.ok else {"nearest_plan": nearest_document(nearest)}))
+    write_json(document(comparison) | ({} if fit.ok else {"nearest_plan": nearest_document(nearest)}))
   else:
-    write(verdict(comparison) + ("" if comparison.fit.ok else f"\n{nearest_plan(nearest)}") + "\n\n")
+    write(verdict(comparison) + ("" if fit.ok else f"\n{nearest_plan(nearest)}") + "\n\n")
     write_tables(tables(comparison))
   return ExitCode.DONE if comparison.ok else ExitCode.DISAGREES
 

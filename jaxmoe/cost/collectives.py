@@ -102,7 +102,6 @@ class Sizes:
     self.M = d.microbatches
     self.unsliced_heads = _without(s.heads_over, s.slice_axes)
     self.unsliced_vocabulary = _without(s.vocabulary_axes, s.slice_axes)
-    self.token_axes = (*s.batch_axes, *s.slice_axes)
     # Axes over which tokens are equal, and the residual stream is sliced by sequence parallelism alone.
     self.sequence_axes = s.sequence_axes if s.sequence_parallel else ()
     # What one device sends to another stage: its part, where the tokens of its slice are divided further.
@@ -250,7 +249,7 @@ def vocabulary(z: Sizes) -> Iterator[Collective]:
 def statistics(z: Sizes, stage: StageLayers) -> Iterator[Collective]:
   """Probability sums and choice counts of every expert, and one count of drops, for each layer of the stage."""
   entries = stage.experts * (2 * z.model.num_experts + 1)
-  yield Collective("balance", "all-reduce", z.token_axes, entries * z.wide_item, 1)
+  yield Collective("balance", "all-reduce", z.strategy.token_axes, entries * z.wide_item, 1)
   yield Collective("balance", "all-reduce", (STAGE,), 2 * z.wide_item, 1)
 
 

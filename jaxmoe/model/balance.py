@@ -6,7 +6,6 @@ from jax import lax
 
 from jaxmoe.config.deployment import Deployment
 from jaxmoe.meshes.axes import STAGE
-from jaxmoe.model.parallel import token_axes
 from jaxmoe.model.router import Routing
 
 
@@ -37,7 +36,7 @@ def balance_loss(statistics_LX, tokens: int, experts_per_token: int):
 def balance_metrics(deployment: Deployment, statistics_LX, tokens: int):
   """(mean balance loss over layers, share of choices dropped) over the global batch, equal on every device."""
   m, E = deployment.model, deployment.model.num_experts
-  total_LX = lax.psum(statistics_LX, token_axes(deployment.rules))
+  total_LX = lax.psum(statistics_LX, deployment.strategy.token_axes)
   balance = balance_loss(total_LX, tokens, m.experts_per_token).sum()
   dropped = jnp.sum(total_LX[:, -1] / jnp.maximum(total_LX[:, E : 2 * E].sum(axis=1), 1))
   balance, drop_rate = lax.psum(jnp.stack([balance, dropped]), STAGE) / m.num_layers

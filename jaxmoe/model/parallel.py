@@ -8,8 +8,6 @@ weights are split (heads, vocabulary) is entered by `gather_tokens` and left by 
 import jax
 from jax import lax
 
-from jaxmoe.meshes.rules import PartitionRules
-
 
 def vary(tree, axes):
   """Marks every array as varying over `axes`; backward sums its gradient over the axes that were added."""
@@ -39,11 +37,6 @@ def sum_tokens(partial_TD, slice_axes: tuple[str, ...], region_axes: tuple[str, 
   if slice_axes:
     partial_TD = lax.psum_scatter(partial_TD, slice_axes, scatter_dimension=partial_TD.ndim - 2, tiled=True)
   return lax.psum(partial_TD, kept) if kept else partial_TD
-
-
-def token_axes(rules: PartitionRules) -> tuple[str, ...]:
-  """Axes over which devices hold different tokens between layers."""
-  return (*rules.strategy.batch_axes, *rules.strategy.slice_axes)
 
 
 def _vary(x, axes):

@@ -11,7 +11,7 @@ from jaxmoe.meshes.axes import STAGE
 from jaxmoe.model.cache import Cache
 from jaxmoe.model.layer import Layer
 from jaxmoe.model.norm import RMSNorm, parameter
-from jaxmoe.model.parallel import gather_tokens, token_axes, vary
+from jaxmoe.model.parallel import gather_tokens, vary
 from jaxmoe.model.stacked import adding_to, gradient_sums
 from jaxmoe.model.support import check_runnable
 from jaxmoe.model.vocabulary import embed, logits
@@ -102,7 +102,7 @@ class Transformer(nnx.Module):
     dtype = jnp.dtype(d.job.precision.compute)
     with jax.named_scope("embedding"):
       x_MTD = jax.lax.map(lambda tokens_T: embed(self.embedding[...], tokens_T, d.rules, dtype), tokens_MT)
-      return vary(x_MTD, (STAGE, *token_axes(d.rules)))
+      return vary(x_MTD, (STAGE, *d.strategy.token_axes))
 
   def _stage(self, state, x_TD, positions_BS, microbatch, real_T):
     """One microbatch through this stage's layers; a cache also takes what an idle tick computes (`run_pipeline`).
@@ -161,7 +161,7 @@ def with_varying_weights(model: Transformer) -> Transformer:
   rules = model.deployment.rules
 
   def varying(path, w):
-    of_heads = any(getattr(key, "name", getattr(key, "key", "")) in ("query_norm", "key_norm") for key in path)
+    of_heads = any(name in jax.tree_util.keystr(path) for name in ("query_norm", "key_norm"))
     return vary(w, rules.seen_over("head norm" if of_heads else "norm"))
 
   return jax.tree.map_with_path(varying, model)

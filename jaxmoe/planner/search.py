@@ -120,7 +120,7 @@ def _price(question: Question, devices: int, family: Family, columns: dict[str, 
 def _legal(block: Plans, space: Space, rejected: Counter[str]) -> Any:
   """(rows, schedules, 1, levels of zero), whether there is such a plan and none before it is the same."""
   exists, fresh = _schedules(block)
-  replicas = block.strategy.size(*block.strategy.batch_axes, *block.strategy.slice_axes) > 1
+  replicas = block.strategy.size(*block.strategy.token_axes) > 1
   splits = replicas | (np.arange(len(space.zeros)) == 0)
   each = len(space.remats) * len(space.zeros)
   rejected[NO_SCHEDULE] += int((~exists).sum()) * each

@@ -35,7 +35,8 @@ def warnings(q: Question) -> Iterator[str]:
   limit, length = q.model.max_sequence_length, q.job.sequence_length
   if limit is not None and length > limit:
     yield f"sequence length {length} exceeds the {limit} tokens that {q.model.name} was trained for"
-  busiest, room = "uneven loads" if q.assumptions.popularity else f"{q.assumptions.load:g}", q.job.capacity_factor
+  busiest = "uneven loads" if q.assumptions.popularity else f"{q.assumptions.load:g}"
+  room = q.job.capacity_factor
   if "capacity" in q.space.transports and (q.assumptions.popularity or q.assumptions.load > room):
     yield (
       f"transport capacity has room for {room:g} times an expert's mean load, and experts get up to {busiest}: the"

@@ -73,8 +73,8 @@ def group_rows(sizes_E, rows: int) -> GroupRows:
 def _bounds(sizes_E, rows: int):
   """First row and past-last row of every group, and of the rest of the rows as one group more."""
   sizes_G = jnp.append(sizes_E, rows).astype(jnp.int32)
-  before_G = sum_before(sizes_G)
-  return jnp.minimum(before_G, rows), jnp.minimum(before_G + sizes_G, rows)
+  start_G = jnp.minimum(sum_before(sizes_G), rows)
+  return start_G, start_G + jnp.minimum(sizes_G, rows - start_G)
 
 
 def visit(turn, tiles, columns: int, band: int):
