@@ -79,7 +79,8 @@ def grouped_rows(
     weight_bytes=weight_passes * sum(w.size * w.dtype.itemsize for w in weights),
     result_bytes=result_bytes,
   )
-  with jax.named_scope(work.kernel_scope(flops_a_row, job.N, declared_bytes)):
+  scope = jax.named_scope(work.kernel_scope(flops_a_row, job.N, declared_bytes))
+  with scope, jax.enable_x64(False):  # Mosaic has no integers of 64 bits, which jax's own would be
     return call(*visits, *rows, *weights)
 
 

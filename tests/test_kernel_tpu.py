@@ -96,6 +96,24 @@ def test_feed_forward_and_gradients():
     )  # hidden rows, pre-activations and their gradients are rounded too
 
 
+@pytest.mark.parametrize("depth", [None, 128])
+def test_where_integers_have_64_bits(depth, monkeypatch):
+  """Mosaic has none such; the same bits in the interpreter, and lowered for a TPU."""
+  if depth:
+    choice = tpu_blocks.Choice(tpu_blocks.Blocks(*NARROW_LAST, depth), False, 0)
+    monkeypatch.setattr(tpu, "choose", lambda job, chip: choice)
+  x_ND, *weights, sizes_E, _ = operands(MIXED)
+  with pltpu.force_tpu_interpret_mode():
+    wanted = jax.tree.leaves(with_gradients("tpu", x_ND, weights, sizes_E, x_ND))
+  with jax.enable_x64(True):
+    arguments = "tpu", x_ND, weights, sizes_E.astype("int64"), x_ND
+    lowered = with_gradients.trace(*arguments).lower(lowering_platforms=("tpu",))
+    with pltpu.force_tpu_interpret_mode():
+      got = jax.tree.leaves(with_gradients(*arguments))
+  assert lowered.as_text().count("tpu_custom_call") >= 3
+  assert all(np.array_equal(mine, want) for mine, want in zip(got, wanted, strict=True))
+
+
 def test_devices_with_their_own_groups_and_shared_weights():
   mesh = jax.make_mesh((2,), ("rows",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
   x_ND, w_EDF, dy_NF = oracle.draw(3, "bfloat16", (2 * 16, D), (2, D, F), (2 * 16, F))
