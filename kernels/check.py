@@ -128,6 +128,7 @@ def scale(name: str, scale_EF, num_experts: int, width: int, accumulator):
     )
   if not jnp.issubdtype(scale_EF.dtype, jnp.floating):
     raise ValueError(f"{name} must be floating, got {scale_EF.dtype.name}; cast it to float32")
+  whole(**{name: scale_EF})
   wide = scale_EF.astype(accumulator)
   return jnp.broadcast_to(wide.reshape(num_experts, -1), (num_experts, width))
 

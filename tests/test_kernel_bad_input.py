@@ -146,6 +146,21 @@ def test_operands_split_over_explicit_axes(implementation):
   assert np.all(np.asarray(anywhere)[:10] == D) and np.all(each == D)
 
 
+@pytest.mark.parametrize("implementation", ["cpu_tiles", "ragged"])
+@pytest.mark.parametrize("shape,spec", [((2,), P("rows")), ((2, F), P(None, "rows"))])
+def test_scales_split_over_explicit_axes(shape, spec, implementation):
+  mesh = jax.make_mesh((2,), ("rows",), axis_types=(AxisType.Explicit,), devices=jax.devices()[:2])
+  up_EDF, down_EFD, one_E = W[:2].astype(FP8), DOWN[:2].astype(FP8), jnp.ones(2)
+  options = {"implementation": implementation}
+  with jax.set_mesh(mesh):
+    scale = jax.device_put(jnp.ones(shape), spec)
+    with pytest.raises(NotImplementedError, match=r"^scale must not be split over explicit mesh axes, got P"):
+      grouped_matmul(X, up_EDF, SIZES[:2], scale=scale, **options)
+    with pytest.raises(NotImplementedError, match=r"^scales\[1\] must not be split .*; call within jax.shard_map"):
+      scales = None, scale, one_E
+      expert_ffn(X, None, up_EDF, down_EFD, SIZES[:2], activation="silu", scales=scales, **options)
+
+
 TPU_CALLS = {
   "matmul": lambda x, sizes: grouped_matmul(x, W.astype(x.dtype), sizes, implementation="tpu"),
   "scaled": lambda x, sizes: grouped_matmul(x, W.astype(FP8), sizes, scale=jnp.ones(E), implementation="tpu"),
