@@ -7,7 +7,6 @@ the weights of an expert for its own rows only.
 """
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -77,7 +76,7 @@ def _declared(left, right, num_experts: int) -> str:
     columns, weight_bytes = right.shape[1], 0
     row_bytes, result_bytes = item * (width + columns), item * num_experts * width * columns
   else:
-    columns, weight_bytes = math.prod(right.shape[1:]) // width, right.size * right.dtype.itemsize
+    columns, weight_bytes = right.shape[2], right.size * right.dtype.itemsize
     row_bytes, result_bytes = item * width, item * num_rows * columns
   bytes_ = work.kernel_bytes(
     num_rows, num_experts, row_bytes=row_bytes, weight_bytes=weight_bytes, result_bytes=result_bytes

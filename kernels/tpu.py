@@ -56,4 +56,4 @@ def _job(rows, w_EDF, *, beside: int, outputs: int, transposed: bool) -> Job:
 
 
 def _serves(job: Job, x_NK) -> bool:
-  return x_NK.dtype == jnp.bfloat16 and job.K % LANES == 0 and job.F % LANES == 0
+  return x_NK.dtype == jnp.bfloat16 and all(width > 0 and width % LANES == 0 for width in (job.K, job.F))

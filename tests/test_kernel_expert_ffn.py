@@ -172,6 +172,21 @@ def test_rows_and_width_split_over_devices(implementation):
     oracle.assert_close(got, wanted, "float32", factor=2)
 
 
+@pytest.mark.parametrize("implementation", [*IMPLEMENTATIONS, "tpu"])
+@pytest.mark.parametrize("D,F", [(0, 128), (128, 0)])
+def test_widths_of_nothing(implementation, D, F):
+  """Sums of nothing are 0, and so are their gradients; for a TPU the program is lowered."""
+  shapes = (8, D), (2, D, F), (2, D, F), (2, F, D), (8, D)
+  x_ND, gate_EDF, up_EDF, down_EFD, dy_ND = (jnp.ones(shape, "bfloat16") for shape in shapes)
+  weights = gate_EDF, up_EDF, down_EFD
+  traced = with_gradients.trace(implementation, "silu", x_ND, weights, jnp.array([5, 2]), dy_ND)
+  lowered = traced.lower(lowering_platforms=("tpu" if implementation == "tpu" else "cpu",))
+  if implementation != "tpu":
+    got = lowered.compile()(x_ND, weights, jnp.array([5, 2]), dy_ND)
+    assert [array.shape for array in got] == [shapes[-1], *shapes[:-1]]
+    assert not any(np.any(array) for array in got)
+
+
 def test_lowering_for_tpu_uses_its_ragged_matmul():
   arrays = operands(MIXED, "bfloat16", True)
   text = with_gradients.trace("ragged", "silu", *arrays).lower(lowering_platforms=("tpu",)).as_text()
