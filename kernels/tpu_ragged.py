@@ -49,7 +49,8 @@ def _in_whole_tiles(leg, *rows):
   if dtype == jnp.float64:
     raise NotImplementedError("expected bfloat16, float16 or float32 on TPU, got float64; cast rows and weights")
   more = -N % tile_rows(chip_in_use(), N)
-  with work.expecting(work.expected_rows(N)), jax.default_matmul_precision(_precision(dtype)):
+  expected = work.expecting(work.expected_rows(N), even=work.is_even())  # added rows are no expert's
+  with expected, jax.default_matmul_precision(_precision(dtype)):
     return leg(*(jnp.pad(x, ((0, more), (0, 0))) for x in rows))
 
 

@@ -53,6 +53,11 @@ def expected_rows(num_rows: int) -> float:
   return num_rows if rows is None else min(max(rows, LEAST_ROWS), num_rows)
 
 
+def is_even() -> bool:
+  """Whether every expert is expected to have the same number of rows."""
+  return _expectation.get().even
+
+
 def tile_rows(num_rows: int, num_experts: int) -> int:
   """Rows of a tile: three quarters of the mean rows of an expert, in steps of 8, within limits and the array."""
   steps = math.ceil(3 * expected_rows(num_rows) / (4 * num_experts * TILE_STEP))
@@ -61,14 +66,14 @@ def tile_rows(num_rows: int, num_experts: int) -> int:
 
 def expert_trips(num_rows: int, num_experts: int) -> Trips:
   """Experts that have rows."""
-  if _expectation.get().even:
+  if is_even():
     return Trips(num_experts, num_experts)
   return Trips(num_experts * (1 - (1 - 1 / num_experts) ** expected_rows(num_rows)), min(num_experts, num_rows))
 
 
 def tile_trips(num_rows: int, num_experts: int, tile: int) -> Trips:
   """Tiles of one expert that has rows: the last one is half full if sizes are spread at random."""
-  if _expectation.get().even:
+  if is_even():
     tiles = math.ceil(num_rows / num_experts / tile)
     return Trips(tiles, tiles)
   experts = expert_trips(num_rows, num_experts)

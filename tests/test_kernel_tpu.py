@@ -22,6 +22,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from jaxmoe.kernels import tpu, tpu_blocks, tpu_chip, tpu_ragged
+from jaxmoe.kernels.buffer_ffn import buffer_ffn
 from jaxmoe.kernels.expert_ffn import expert_ffn
 
 LEGS_COMPILED = pathlib.Path(__file__).parent / "tpu_legs_compiled.py"
@@ -194,6 +195,20 @@ def test_precision(asked, dtype, given):
     jaxpr = jax.make_jaxpr(tpu_ragged.matmul)(x_ND, w_EDF, jnp.array([5, 9]))
   found = re.findall(r"Precision\.(\w+)", str(jaxpr))
   assert found and set(found) == {given}, jaxpr
+
+
+@pytest.mark.parametrize("rows", [1, 2, 128])
+def test_equal_groups_declare_what_they_read(rows):
+  """All weights, however few rows an expert has, also where rows are added; as `ragged` does."""
+  E = 8
+  arrays = oracle.draw(8, "float32", (E, rows, D), (E, D, F), (E, D, F), (E, F, D))
+
+  def declared(implementation):
+    run = functools.partial(buffer_ffn, activation="silu", implementation=implementation)
+    text = jax.jit(run).trace(*arrays).lower(lowering_platforms=("tpu",)).as_text(debug_info=True)
+    return {float(bytes_) for bytes_ in re.findall(r"kernel\[.*?bytes=([^\]]*)\]", text)}
+
+  assert declared("tpu") == declared("ragged") and min(declared("tpu")) > E * D * F * 4
 
 
 def test_float64_is_refused():
