@@ -44,7 +44,7 @@ def buffer_ffn(
     ValueError, NotImplementedError: as `expert_ffn`.
   """
   E, D, _ = check.weight_shape("up_EDF", up_EDF)
-  check.buffers(x_ERD, E, D)
+  x_ERD = check.buffers(x_ERD, E, D)
   check.experts(gate_EDF, up_EDF, down_EFD, x_ERD, activation=activation, scaled=False)
   choose.check_name(implementation, ("einsum", *choose.MODULES))
   if implementation is None and choose.platform() in EINSUM_PLATFORMS:

@@ -50,30 +50,36 @@ def weight_shape(name: str, w) -> tuple[int, int, int]:
   return w.shape
 
 
-def rows(x_ND, width: int, weight_name: str):
-  """`x_ND` must be rows of width D."""
+def rows(x_ND, width: int, weight_name: str) -> jax.Array:
+  """`x_ND`, which must be rows of width D, in the dtype that jax gives it."""
   array("x_ND", x_ND)
   if x_ND.ndim != 2 or x_ND.shape[1] != width:
     raise ValueError(
       f"x_ND must have shape (N, {width}) to meet {weight_name}, got {x_ND.shape}; flatten leading dimensions"
       " and sort rows by expert"
     )
-  _floats("x_ND", x_ND)
+  return _floats("x_ND", x_ND)
 
 
-def buffers(x_ERD, num_experts: int, width: int):
-  """`x_ERD` must be as many rows of width D for each expert."""
+def buffers(x_ERD, num_experts: int, width: int) -> jax.Array:
+  """`x_ERD`, which must be as many rows of width D for each expert, in the dtype that jax gives it."""
   array("x_ERD", x_ERD)
   if x_ERD.ndim != 3 or x_ERD.shape[::2] != (num_experts, width):
     raise ValueError(
       f"x_ERD must have shape ({num_experts}, R, {width}) to meet up_EDF, got {x_ERD.shape}; give one buffer an expert"
     )
-  _floats("x_ERD", x_ERD)
+  return _floats("x_ERD", x_ERD)
 
 
-def _floats(name: str, x):
+def _floats(name: str, x) -> jax.Array:
   if x.dtype.name not in DTYPES:
     raise ValueError(f"{name} must be {' or '.join(DTYPES)}, got {x.dtype.name}; cast it")
+  return jnp.asarray(x)
+
+
+def _dtype(w) -> str:
+  """That jax gives it: numpy's float64 is float32 unless jax is set to 64 bits."""
+  return jax.dtypes.canonicalize_dtype(w.dtype).name if w.dtype.name in DTYPES else w.dtype.name
 
 
 def experts(gate_EDF, up_EDF, down_EFD, x, *, activation: str, scaled: bool):
@@ -113,9 +119,9 @@ def weight(name: str, w, shape: tuple[int, int, int], x, *, scaled: bool):
   if w.shape != shape:
     raise ValueError(f"{name} must have shape {shape}, got {w.shape}; the letters of its name are its dimensions")
   allowed = FP8_DTYPES if scaled else (x.dtype.name,)
-  if w.dtype.name not in allowed:
+  if _dtype(w) not in allowed:
     remedy = "pass no scale for it" if scaled else "cast it to the dtype of the rows, or pass scales with FP8 weights"
-    raise ValueError(f"{name} must be {' or '.join(allowed)}, got {w.dtype.name}; {remedy}")
+    raise ValueError(f"{name} must be {' or '.join(allowed)}, got {_dtype(w)}; {remedy}")
 
 
 def scale(name: str, scale_EF, num_experts: int, width: int, accumulator):

@@ -56,7 +56,7 @@ def expert_ffn(
     y_ND, in the dtype of `x_ND`.
   """
   E, D, _ = check.weight_shape("up_EDF", up_EDF)
-  check.rows(x_ND, D, "up_EDF")
+  x_ND = check.rows(x_ND, D, "up_EDF")
   check.scales(scales, gated=gate_EDF is not None)
   scaled = scales[1] is not None
   check.experts(gate_EDF, up_EDF, down_EFD, x_ND, activation=activation, scaled=scaled)

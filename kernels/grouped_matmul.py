@@ -45,7 +45,7 @@ def grouped_matmul(x_ND, w_EDF, group_sizes_E, *, scale=None, implementation: Im
     NotImplementedError: a request that the implementation cannot serve.
   """
   E, D, F = check.weight_shape("w_EDF", w_EDF)
-  check.rows(x_ND, D, "w_EDF")
+  x_ND = check.rows(x_ND, D, "w_EDF")
   check.weight("w_EDF", w_EDF, (E, D, F), x_ND, scaled=scale is not None)
   sizes_E = check.sizes(group_sizes_E, E, x_ND.shape[0])
   check.whole(x_ND=x_ND, w_EDF=w_EDF, group_sizes_E=sizes_E)

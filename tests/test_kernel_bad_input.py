@@ -224,6 +224,27 @@ def test_strict_promotion(dtype):
     buffer_ffn(arrays[0].reshape(E, 4, D), *arrays[1:], activation="silu")
 
 
+@pytest.mark.parametrize("implementation", ["cpu_tiles", "ragged"])
+def test_numpys_float64_is_what_jax_makes_of_it(implementation):
+  """Float32 where jax has no 64 bits; beside jax's own arrays too, and without a warning."""
+  x_ND, w_EDF, down_EFD = (np.asarray(array, np.float64) for array in (X, W, DOWN))
+  run = functools.partial(grouped_matmul, implementation=implementation)
+  ffn = functools.partial(expert_ffn, activation="silu", implementation=implementation)
+  narrow, scales = (w_EDF.astype(FP8), down_EFD.astype(FP8)), (None, np.ones(E), np.ones(E))
+  results = [
+    run(x_ND, w_EDF, SIZES),
+    run(x_ND, W, SIZES),
+    run(X, w_EDF, SIZES),
+    jax.grad(lambda w: run(x_ND, w, SIZES).sum())(w_EDF),
+    ffn(x_ND, None, *narrow, SIZES, scales=scales),
+    buffer_ffn(x_ND.reshape(E, 4, D), None, w_EDF, down_EFD, activation="silu", implementation=implementation),
+    buffer_ffn(x_ND.reshape(E, 4, D), None, w_EDF, down_EFD, activation="silu"),
+  ]
+  assert {result.dtype.name for result in results} == {"float32"}
+  with pytest.raises(ValueError, match="w_EDF must be float32, got bfloat16; cast it to the dtype of the rows"):
+    run(x_ND, W.astype("bfloat16"), SIZES)
+
+
 def interpreted(run, *arrays):
   with pltpu.force_tpu_interpret_mode():
     return run(*arrays)
