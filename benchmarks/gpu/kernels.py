@@ -1,7 +1,7 @@
 """Expert kernels on one NVIDIA Hopper GPU, beside their peers: correctness first, then medians of one run.
 
     python benchmarks/gpu/kernels.py [--out FOLDER] [--minutes 9] [--sections NAME ...] [--without PEER ...]
-                                     [--check-only] [--seed N] [--dry-run]
+                                     [--check-only] [--check-anew] [--seed N] [--dry-run]
 
 Needs jax with CUDA. tokamax, torch and liger-kernel are measured if they are installed, else noted as absent. Results
 are written after every row as JSON and Markdown, so a run that is cut short keeps what it measured. Whatever touches
