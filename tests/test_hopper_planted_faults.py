@@ -132,7 +132,6 @@ FAULTS = [
   (consumers_do_not_await_each_others_zeros, "weight_gradient", RACE_OR_WHAT_IT_DOES),
   (zeros_start_a_row_late, "weight_gradient", WRONG),
   (written_memory_is_not_committed, "matmul_scaled", RACE),
-  (written_memory_is_not_committed, "weight_gradient", RACE),
   (stage_is_refilled_unread, "matmul_scaled", RACE_OR_WHAT_IT_DOES),
   (widened_weights_share_a_buffer, "matmul_scaled", RACE_OR_WHAT_IT_DOES),
   (consumers_do_not_await_each_others_weights, "matmul_scaled", RACE_OR_WHAT_IT_DOES),
