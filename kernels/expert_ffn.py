@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 
 from jaxmoe.kernels import activations, check, choose, dtypes, work
 from jaxmoe.kernels.activations import Activation
@@ -118,7 +119,11 @@ def _activate_again(activation: Activation, pre, d_hidden_NF):
   def widen(rows):
     return rows.astype(dtypes.accumulator(dtype))
 
-  hidden_NF, pull = jax.vjp(functools.partial(activations.hidden, activation), [widen(rows) for rows in pre])
+  sums = [widen(rows) for rows in pre]
+  if dtype == jnp.float16:  # stored as infinite, a sum was finite when it was activated; of infinity NaN would come
+    greatest = float(jnp.finfo(dtype).max)
+    sums = [jnp.clip(rows, -greatest, greatest) for rows in sums]
+  hidden_NF, pull = jax.vjp(functools.partial(activations.hidden, activation), sums)
   (d_pre,) = pull(widen(d_hidden_NF))
   return hidden_NF.astype(dtype), [rows.astype(dtype) for rows in d_pre]
 

@@ -18,7 +18,7 @@ from jaxmoe.kernels.rows import zero_unowned
 
 
 def matmul(x_ND, w_EDF, sizes_E):
-  return zero_unowned(_ragged_dot(x_ND, w_EDF, sizes_E, _dims(1, 1, rhs_group=[0])), sizes_E)
+  return _sums(x_ND, w_EDF, sizes_E).astype(x_ND.dtype)
 
 
 def matmul_scaled(x_ND, w_EDF, scale_EF, sizes_E):
@@ -44,7 +44,7 @@ def weight_gradient(x_ND, y_NF, sizes_E):
 
 def weight_gradient_masked(x_ND, y_NF, sizes_E):
   """`weight_gradient` where rows of no expert hold zeros, or the compiler masks both operands."""
-  return _ragged_dot(x_ND, y_NF, sizes_E, _dims(0, 0, rhs_group=[]))
+  return _ragged_dot(x_ND, y_NF, sizes_E, _dims(0, 0, rhs_group=[])).astype(x_ND.dtype)
 
 
 def gated_up(x_ND, gate_EDF, up_EDF, sizes_E, activation: Activation):
@@ -56,17 +56,21 @@ def up(x_ND, up_EDF, sizes_E, activation: Activation):
 
 
 def _up(x_ND, weights_EDF, sizes_E, activation: Activation):
-  pre = [matmul(x_ND, w_EDF, sizes_E) for w_EDF in weights_EDF]
-  wide = [rows_NF.astype(dtypes.accumulator(x_ND.dtype)) for rows_NF in pre]
-  return activations.hidden(activation, wide).astype(x_ND.dtype), *pre
+  wide = [_sums(x_ND, w_EDF, sizes_E).astype(dtypes.accumulator(x_ND.dtype)) for w_EDF in weights_EDF]
+  hidden_NF, *pre = (rows_NF.astype(x_ND.dtype) for rows_NF in (activations.hidden(activation, wide), *wide))
+  return hidden_NF, *pre
+
+
+def _sums(x_ND, w_EDF, sizes_E):
+  return zero_unowned(_ragged_dot(x_ND, w_EDF, sizes_E, _dims(1, 1, rhs_group=[0])), sizes_E)
 
 
 def _ragged_dot(left, right, sizes_E, dims):
   # The TPU kernel sums products in float32 and rounds once: asked for float32, it only writes more bytes. But it cannot
-  # store float16.
+  # store float16, which also holds less than it sums.
   stored = jnp.float32 if left.dtype == jnp.float16 else left.dtype
   with jax.named_scope(_declared(left, right, sizes_E.shape[0])):
-    return lax.ragged_dot_general(left, right, sizes_E, dims, preferred_element_type=stored).astype(left.dtype)
+    return lax.ragged_dot_general(left, right, sizes_E, dims, preferred_element_type=stored)
 
 
 def _declared(left, right, num_experts: int) -> str:

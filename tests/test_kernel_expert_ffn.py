@@ -187,6 +187,17 @@ def test_widths_of_nothing(implementation, D, F):
     assert not any(np.any(array) for array in got)
 
 
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("activation,gated", KINDS)
+def test_sums_that_float16_cannot_hold(activation, gated, implementation):
+  """What activates to 0 is kept as minus infinity, whose gradient is 0 as well."""
+  x_ND, up_EDF, down_EFD = jnp.full((3, 8), 300.0), jnp.full((2, 8, 16), -200.0), jnp.ones((2, 16, 8))
+  x_ND, up_EDF, down_EFD = (array.astype("float16") for array in (x_ND, up_EDF, down_EFD))
+  weights = (up_EDF, up_EDF / 4096, down_EFD) if gated else (None, up_EDF, down_EFD)
+  with np.errstate(over="ignore"):  # of the oracle's exponentials, which then divide
+    check_against_oracle(implementation, activation, (x_ND, weights, jnp.array([1, 2]), x_ND), "float16")
+
+
 def test_lowering_for_tpu_uses_its_ragged_matmul():
   arrays = operands(MIXED, "bfloat16", True)
   text = with_gradients.trace("ragged", "silu", *arrays).lower(lowering_platforms=("tpu",)).as_text()
