@@ -24,7 +24,7 @@ from jaxmoe.config.parts import (
 from jaxmoe.cost.estimate import estimate
 from jaxmoe.cost.flops import executed_flops, useful_flops
 from jaxmoe.meshes.strategy import Strategy
-from jaxmoe.model.support import check_supported
+from jaxmoe.model.support import check_runnable, check_supported
 from jaxmoe.model.transformer import Transformer
 
 LATENT = LatentAttention(query_rank=None, rank=8, plain_dim=4, rotary_dim=4, value_dim=8)
@@ -109,11 +109,32 @@ def test_plans_beyond_the_program_say_so(words):
     Transformer(d, rngs=nnx.Rngs(0))
 
 
-def test_precisions_beyond_the_program_say_so():
-  d = tiny.deployment(Strategy())
-  d = dataclasses.replace(d, job=dataclasses.replace(d.job, precision=Precision(gradients="float32", master="float32")))
-  with pytest.raises(NotImplementedError, match="a master copy of the weights"):
-    Transformer(d, rngs=nnx.Rngs(0))
+PRECISIONS = {
+  "a master copy of the weights": {"master": "float32"},
+  "gradients in a dtype of their own": {"gradients": "bfloat16"},
+  "matmuls in a dtype of their own": {"matmuls": "float8_e4m3fn"},
+}
+
+
+@pytest.mark.parametrize("words", PRECISIONS)
+def test_precisions_beyond_the_program_say_so(words):
+  with pytest.raises(NotImplementedError, match=words):
+    Transformer(tiny.deployment(precision=Precision(**PRECISIONS[words])), rngs=nnx.Rngs(0))
+
+
+def test_naming_the_dtype_that_is_used_anyway_changes_nothing():
+  plain, named = (
+    tiny.deployment(precision=Precision(compute="bfloat16", **dtypes))
+    for dtypes in ({}, {"gradients": "float32", "matmuls": "bfloat16"})
+  )
+  check_runnable(named)
+  assert (estimate(named).time, estimate(named).memory) == (estimate(plain).time, estimate(plain).memory)
+
+
+def test_every_dtype_is_run_or_refused():
+  """A dtype added to a job's must be run, or be refused above."""
+  refused = {key for dtypes in PRECISIONS.values() for key in dtypes}
+  assert {field.name for field in dataclasses.fields(Precision)} == {"weights", "compute", "optimizer"} | refused
 
 
 def test_every_choice_of_a_plan_is_run_or_refused():

@@ -1,5 +1,9 @@
-"""What a model has beyond the plain layer: attention over all keys, then softmax-routed experts and nothing else."""
+"""What a model has beyond the plain layer: attention over all keys, then softmax-routed experts and nothing else.
 
+And what a job has beyond dtypes of weights, of computing and of the optimizer.
+"""
+
+from jaxmoe.config.job import Precision
 from jaxmoe.config.model import ModelConfig
 from jaxmoe.config.parts import Biases, Multipliers, Rotary, Routing
 
@@ -28,6 +32,16 @@ def unusual_functions(model: ModelConfig) -> list[str]:
     "other than softmax routing": model.routing != Routing(),
     "multipliers": model.multipliers != Multipliers(),
     f"activation {model.activation}": model.activation not in ("silu", "gelu"),
+  }
+  return [name for name, present in features.items() if present]
+
+
+def unusual_dtypes(precision: Precision) -> list[str]:
+  """Copies of weights, and dtypes beside the usual ones; one that is named and changes nothing is usual."""
+  features = {
+    "gradients in a dtype of their own": precision.gradients not in (None, precision.weights),
+    "a master copy of the weights": precision.master is not None,
+    "matmuls in a dtype of their own": precision.matmuls not in (None, precision.compute),
   }
   return [name for name, present in features.items() if present]
 

@@ -136,7 +136,7 @@ def _conversion(d: Shares, numbers: Any) -> list[Operation]:
   Inputs in forward, gradients of outputs in the input's gradient, both once more, along tokens, in the weights'.
   """
   precision = d.job.precision
-  if precision.matmuls is None:
+  if precision.matmuls in (None, precision.compute):
     return []
   each = ITEM_BYTES[precision.compute] + ITEM_BYTES[precision.matmuls]
   return [Operation("elementwise", 0, each * numbers / 2, TRAIN_PASSES)]

@@ -1,7 +1,7 @@
 """Which deployments, of those that can be planned, can also be built and run."""
 
 from jaxmoe.config.deployment import Deployment
-from jaxmoe.config.features import listed, unusual_functions, unusual_layers
+from jaxmoe.config.features import listed, unusual_dtypes, unusual_functions, unusual_layers
 from jaxmoe.config.model import ModelConfig
 
 
@@ -29,10 +29,9 @@ def check_runnable(d: Deployment) -> None:
     f"schedule {d.job.schedule}": d.job.schedule != "gpipe",
     "selective rematerialisation": d.job.remat == "selective",
     "transport ragged": d.job.transport == "ragged",
-    "gradients in a dtype of their own": d.job.precision.gradients,
-    "a master copy of the weights": d.job.precision.master,
   }
-  _refuse(f"deployment {d.name}", [name for name, present in features.items() if present])
+  present = [name for name, present in features.items() if present]
+  _refuse(f"deployment {d.name}", [*present, *unusual_dtypes(d.job.precision)])
 
 
 def _refuse(what: str, features: list[str]) -> None:
