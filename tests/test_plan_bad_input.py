@@ -157,6 +157,14 @@ def test_models_that_cannot_run_are_not_runnable(refused):
   assert all(words in message for words in (model, "can be planned but not run: it has", "leave --runnable out"))
 
 
+@pytest.mark.parametrize(
+  ("option", "words"), [("master", "a master copy of the weights"), ("gradients", "gradients in a dtype of their own")]
+)
+def test_dtypes_that_cannot_run_are_not_runnable(option, words, refused):
+  message = refused([*command({"job": "train", "weights": "bfloat16", option: "float32"}), "--runnable"])
+  assert message.count("\n") == 1 and words in message and "leave --runnable out" in message
+
+
 @pytest.mark.parametrize("missing", GIVEN)
 def test_an_option_that_must_be_given(missing, refused):
   given = [text for name, value in GIVEN.items() if name != missing for text in (f"--{name}", value)]

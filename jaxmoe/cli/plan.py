@@ -17,7 +17,6 @@ from jaxmoe.config.job import ITEM_BYTES, WIDE_DTYPES, Job, Kind, Precision, Tra
 from jaxmoe.meshes.errors import MissingError, UsageError
 
 if TYPE_CHECKING:
-  from jaxmoe.config.model import ModelConfig
   from jaxmoe.planner.answer import Answer
   from jaxmoe.planner.pareto import Explored
   from jaxmoe.planner.question import Constraints, Question
@@ -63,10 +62,10 @@ def run(
 ) -> None:
   """Search every way to lay a model out over devices, and explain the best."""
   from jaxmoe.config.assumptions import Assumptions
-  from jaxmoe.config.catalogue import load_cluster
+  from jaxmoe.config.catalogue import load_cluster, load_model
   from jaxmoe.planner.question import Question, serving_batches
 
-  kind, loaded = _kind(job), _model(model, mtp=mtp, runnable=runnable)
+  kind, loaded = _kind(job), load_model(with_home(model), mtp=mtp)
   question = Question(
     model=loaded,
     cluster=load_cluster(with_home(cluster)),
@@ -80,25 +79,11 @@ def run(
       dispatch_overlap=dispatch_overlap, gradient_overlap=gradient_overlap, **load_from(load, loaded.num_experts)
     ),
   )
-  _warn(question, mtp)
+  _check(question, mtp=mtp, runnable=runnable)
   found = _answer(question, top, out, force)
   _show(found, as_json)
   if not found.plans:
     raise typer.Exit(ExitCode.NO_PLAN)
-
-
-def _model(name: str, *, mtp: bool, runnable: bool) -> "ModelConfig":
-  from jaxmoe.config.catalogue import load_model
-  from jaxmoe.config.features import listed, unusual_functions, unusual_layers
-
-  model = load_model(with_home(name), mtp=mtp)
-  lacking = [*unusual_layers(model), *unusual_functions(model)]
-  if runnable and lacking:
-    raise UsageError(
-      f"--runnable: model {shown(model.name)} can be planned but not run: it has {listed(lacking)};"
-      " leave --runnable out"
-    )
-  return model
 
 
 def _answer(question: "Question", top: int, out: str | None, force: bool) -> "Answer":
@@ -218,12 +203,29 @@ def _space(kind: Kind, runnable: bool, transports: list[str] | None):
   return dataclasses.replace(space, transports=tuple(dict.fromkeys(transports)))
 
 
-def _warn(question: "Question", mtp: bool) -> None:
+def _check(question: "Question", *, mtp: bool, runnable: bool) -> None:
+  """Refuses what cannot run where that is asked for, and warns of what is hardly meant."""
   from jaxmoe.report.plan import warnings
 
+  if runnable:
+    _check_runnable(question)
   for warning in warnings(question):
     log(f"warning: {warning}")
   if mtp and not question.model.mtp_layers:
     log(f"warning: --mtp changes nothing: no prediction layers are known of {shown(question.model.name)}")
   elif mtp and question.job.kind != "train":
     log(f"warning: --mtp: {question.job.kind} keeps the prediction layers' weights, and computes nothing with them")
+
+
+def _check_runnable(question: "Question") -> None:
+  """Of the model and the dtypes, which no plan changes; plans are made of choices that run."""
+  from jaxmoe.config.features import listed, unusual_dtypes, unusual_functions, unusual_layers
+
+  model, precision = question.model, question.job.precision
+  parts = {
+    f"model {shown(model.name)}": [*unusual_layers(model), *unusual_functions(model)],
+    f"this {question.job.kind} job": unusual_dtypes(precision),
+  }
+  for what, lacking in parts.items():
+    if lacking:
+      raise UsageError(f"--runnable: {what} can be planned but not run: it has {listed(lacking)}; leave --runnable out")
