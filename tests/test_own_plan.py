@@ -120,6 +120,28 @@ def test_where_nothing_fits_it_says_so(tmp_path, capsys):
   assert json.loads(capsys.readouterr().out)["deployments"][0]["gain"] is None
 
 
+CANNOT_RUN = {
+  "a model": (
+    ("vocab_size: 256", "vocab_size: 256\n  query_key_norm: projection"),
+    "a projection norm of queries and keys",
+  ),
+  "dtypes": (("microbatches: 2", "microbatches: 2, precision: {master: float32}"), "a master copy of the weights"),
+}
+
+
+@pytest.mark.parametrize("case", CANNOT_RUN)
+def test_where_nothing_runs_it_says_so(case, tmp_path, capsys):
+  change, words = CANNOT_RUN[case]
+  (tmp_path / "plan.yaml").write_text(edited(change))
+  own = own_plans(load_deployment(str(tmp_path / "plan.yaml")))
+  for one in own.plans:
+    assert (one.plan is None) == (words in one.unsearched) == (one.reach == "runnable")
+  assert main(["audit", str(tmp_path / "plan.yaml"), "--summary"]) == 0
+  assert "same, runs here  none runs" in capsys.readouterr().out
+  assert main(["audit", str(tmp_path / "plan.yaml")]) == 0
+  assert words in capsys.readouterr().out
+
+
 def test_json_has_the_plan_and_its_gain(capsys):
   assert main(["audit", "tp8_pp4_ep4_dp4", "--json"]) == 0
   one = json.loads(capsys.readouterr().out)["deployments"][0]

@@ -5,6 +5,7 @@ import math
 from typing import Literal, get_args
 
 from jaxmoe.config.deployment import Deployment
+from jaxmoe.config.features import listed, unusual_dtypes, unusual_functions, unusual_layers
 from jaxmoe.config.job import Transport
 from jaxmoe.cost.estimate import Estimate, estimate
 from jaxmoe.planner.question import Question
@@ -23,9 +24,10 @@ class OwnPlan:
 
   Attributes:
     any_transport: whether tokens may reach their experts in another way than the document's.
-    plan: None if nothing fits the devices' memory.
+    plan: None if nothing fits the devices' memory, or nothing of this model runs.
     gain: the document's step time over this plan's.
     legal: plans that were priced.
+    lacking: why no plan of the model in these dtypes runs; empty if some may.
     unsearched: why the document's plan is not among those to choose from; empty if it is, and then the gain is at
       least 1.
   """
@@ -36,6 +38,7 @@ class OwnPlan:
   plan: Estimate | None
   gain: float | None
   legal: int
+  lacking: str = ""
   unsearched: str = ""
 
 
@@ -99,6 +102,17 @@ def unsearched(d: Deployment, space: Space) -> str:
 def _own_plan(document: Estimate, reach: Reach, any_transport: bool) -> OwnPlan:
   d = document.deployment
   space = space_of(d, reach, any_transport=any_transport)
+  if reach == "runnable" and (lacking := _lacking(d)):
+    return OwnPlan(
+      reach=reach,
+      any_transport=any_transport,
+      transports=space.transports,
+      plan=None,
+      gain=None,
+      legal=0,
+      lacking=lacking,
+      unsearched=lacking,
+    )
   question = _question(d, space)
   found = search(question, keep=1)
   plan = estimate(found.best[0].deployment(question)) if found.best else None
@@ -111,6 +125,12 @@ def _own_plan(document: Estimate, reach: Reach, any_transport: bool) -> OwnPlan:
     legal=found.priced,
     unsearched=unsearched(d, space) if document.fits else DOES_NOT_FIT,
   )
+
+
+def _lacking(d: Deployment) -> str:
+  """What no plan of the deployment's model in its dtypes can be run for; empty if some may."""
+  features = [*unusual_layers(d.model), *unusual_functions(d.model), *unusual_dtypes(d.job.precision)]
+  return f"can be planned but not run: it has {listed(features)}" if features else ""
 
 
 def _question(d: Deployment, space: Space) -> Question:

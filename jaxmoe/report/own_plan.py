@@ -35,7 +35,7 @@ def summary(own: Sequence[OwnPlans]) -> Table:
 
 def _row(name: str, own: OwnPlan) -> tuple[str, ...]:
   if own.plan is None:
-    return f"  {name}", "none fits", "", "", "", "", ""
+    return f"  {name}", "none runs" if own.lacking else "none fits", "", "", "", "", ""
   return f"  {name}", *_numbers(own.plan), gain(own), SOURCE
 
 
