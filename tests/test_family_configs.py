@@ -24,6 +24,21 @@ def read(name, *left_out, mtp=False, **changes):
   return model_from_huggingface(data, name=name, mtp=mtp)
 
 
+# num_key_value_heads of each family's configuration class in transformers; None, as many as heads.
+KEY_VALUE_HEADS = {
+  "mixtral-8x7b": 8, "qwen2-57b-a14b": 16, "qwen3-30b-a3b": 4, "olmoe-1b-7b": None, "gpt-oss-120b": 8,
+  "phi-3.5-moe": 8, "glm-4.5-air": 8, "granite-3.1-3b-a800m": None, "llama-4-scout": 8,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", KEY_VALUE_HEADS)
+def test_key_value_heads_that_are_left_out_are_the_familys(name):
+  heads = 48
+  changes = {"num_attention_heads": heads, "head_dim": 64}
+  assert read(name, "num_key_value_heads", **changes).num_kv_heads == (KEY_VALUE_HEADS[name] or heads)
+  assert read(name, num_key_value_heads=None, **changes).num_kv_heads == heads
+
+
 def test_every_family_has_a_model_in_the_catalogue():
   assert {data["model_type"] for data in CONFIGS.values()} == set(FAMILIES)
 

@@ -16,6 +16,7 @@ class Glm4Moe(DecoderConfig):
   may_have_attention_bias: ClassVar[bool] = True
   default_dense: ClassVar[int] = 1
 
+  num_key_value_heads: Size | None = 8
   num_experts: Annotated[Size, experts_named("n_routed_experts", "num_experts", "num_local_experts")]
   moe_intermediate_size: Size
   intermediate_size: Size

@@ -27,6 +27,7 @@ class _Mixtral(DecoderConfig):
 
   default_rope_theta: ClassVar[float] = 1e6
 
+  num_key_value_heads: Size | None = 8
   intermediate_size: Size
   num_experts: Annotated[Size, experts_named(*LOCAL_EXPERTS)]
 
@@ -100,6 +101,7 @@ class _Qwen(DecoderConfig):
 
 
 class _Qwen2Moe(_Qwen):
+  num_key_value_heads: Size | None = 16
   shared_expert_intermediate_size: Size = 5632
   qkv_bias: bool = True
 
@@ -114,6 +116,8 @@ class _Qwen2Moe(_Qwen):
 
 class _Qwen3Moe(_Qwen):
   may_have_attention_bias: ClassVar[bool] = True
+
+  num_key_value_heads: Size | None = 4
 
   @property
   def query_key_norm(self) -> QueryKeyNorm:
@@ -192,6 +196,7 @@ class _GraniteMoe(_Mixtral):
   default_rope_theta: ClassVar[float] = 10_000.0
   may_have_attention_bias: ClassVar[bool] = True
 
+  num_key_value_heads: Size | None = None
   rms_norm_eps: Epsilon = 1e-6
   embedding_multiplier: float = 1.0
   attention_multiplier: float = 1.0

@@ -16,6 +16,7 @@ class Llama4(DecoderConfig):
   default_rope_theta: ClassVar[float] = 500_000.0
   may_have_attention_bias: ClassVar[bool] = True
 
+  num_key_value_heads: Size | None = 8
   intermediate_size: Size
   num_experts: Annotated[Size, experts_named(*LOCAL_EXPERTS)]
   intermediate_size_mlp: Size = 16384
