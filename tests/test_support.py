@@ -23,6 +23,7 @@ from jaxmoe.config.parts import (
 )
 from jaxmoe.cost.estimate import estimate
 from jaxmoe.cost.flops import executed_flops, useful_flops
+from jaxmoe.meshes.errors import UsageError
 from jaxmoe.meshes.strategy import Strategy
 from jaxmoe.model.support import check_runnable, check_supported
 from jaxmoe.model.transformer import Transformer
@@ -129,6 +130,12 @@ def test_naming_the_dtype_that_is_used_anyway_changes_nothing():
   )
   check_runnable(named)
   assert (estimate(named).time, estimate(named).memory) == (estimate(plain).time, estimate(plain).memory)
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Precision)])
+def test_a_dtype_that_is_none_is_refused(field):
+  with pytest.raises(UsageError, match=rf"job\.precision\.{field} must be one of float64, .*got 'fp8'"):
+    Precision(**{field: "fp8"})
 
 
 def test_every_dtype_is_run_or_refused():

@@ -39,9 +39,11 @@ class Precision:
   master: str | None = None
 
   def __post_init__(self):
-    for field, legal in (("weights", ITEM_BYTES), ("compute", WIDE_DTYPES), ("optimizer", WIDE_DTYPES)):
-      if getattr(self, field) not in legal:
-        raise UsageError(f"job.precision.{field} must be one of {', '.join(legal)}, got {getattr(self, field)!r}")
+    for field in dataclasses.fields(self):
+      dtype = getattr(self, field.name)
+      legal = ITEM_BYTES if field.name in ("weights", "matmuls") else WIDE_DTYPES
+      if dtype not in legal and (dtype is not None or field.default is not None):
+        raise UsageError(f"job.precision.{field.name} must be one of {', '.join(legal)}, got {dtype!r}")
 
   @property
   def sensitive_weights(self) -> str:
