@@ -60,6 +60,8 @@ PLANS = {
   "no peak": (("{bfloat16: 100e12}", "{}"), ["cluster.peak_flops_per_s"]),
   "peak of nothing to compute in": (("{bfloat16: 100e12}", "{float8_e4m3fn: 100e12}"),
     ["job.precision.compute: expected a dtype which", "got the text 'bfloat16'; add its peak"]),
+  "no peak to multiply with": (("microbatches: 2}", "microbatches: 2, precision: {matmuls: float8_e4m3fn}}"),
+    ["job.precision.matmuls: expected one of bfloat16, which cluster lab has a peak for", "'float8_e4m3fn'"]),
   "share above one": (("matmul_efficiency: 0.5", "matmul_efficiency: 50"),
                       ["cluster.matmul_efficiency", "at most 1", "50", "nearest in range is 1"]),
   "absurd, beyond what Python reads": (("batch: 16", "batch: 1" + "0" * 5000),

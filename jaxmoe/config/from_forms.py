@@ -1,12 +1,12 @@
 """Clusters and deployments out of their YAML forms."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from jaxmoe.config.assumptions import Assumptions
 from jaxmoe.config.deployment import Claim, Deployment, Reading
 from jaxmoe.config.files import got
-from jaxmoe.config.job import WIDE_DTYPES, Job, Precision
+from jaxmoe.config.job import ITEM_BYTES, WIDE_DTYPES, Job, Precision
 from jaxmoe.config.model import ModelConfig
 from jaxmoe.config.schema import ClusterForm, DeploymentForm, JobForm, ParallelStrategyForm, StrategyForm, checked
 from jaxmoe.meshes.cluster import Cluster, NetworkTier
@@ -20,15 +20,23 @@ def cluster_from(data: Mapping[str, Any], *, prefix: str = "") -> Cluster:
   return Cluster(**form.model_dump(exclude={"schema_version", "tiers"}), tiers=tiers)
 
 
+def _check_peak(field: str, dtype: str, legal: Collection[str], cluster: Cluster) -> None:
+  """That the cluster says how fast it multiplies in this dtype."""
+  peaks = [stated for stated in cluster.peak_flops_per_s if stated in legal]
+  if dtype in peaks:
+    return
+  stated = f"which cluster {cluster.name} has a peak for, got {got(dtype)}"
+  if not peaks:
+    raise UsageError(f"job.precision.{field}: expected a dtype {stated}; add its peak to cluster.peak_flops_per_s")
+  raise UsageError(f"job.precision.{field}: expected one of {', '.join(peaks)}, {stated}")
+
+
 def deployment_from(form: DeploymentForm, *, model: ModelConfig, cluster: Cluster) -> Deployment:
   """The deployment once its model and cluster are known."""
-  compute = form.job.precision.compute
-  peaks = [dtype for dtype in cluster.peak_flops_per_s if dtype in WIDE_DTYPES]
-  if compute not in peaks:
-    stated = f"which cluster {cluster.name} has a peak for, got {got(compute)}"
-    if not peaks:
-      raise UsageError(f"job.precision.compute: expected a dtype {stated}; add its peak to cluster.peak_flops_per_s")
-    raise UsageError(f"job.precision.compute: expected one of {', '.join(peaks)}, {stated}")
+  precision = form.job.precision
+  _check_peak("compute", precision.compute, WIDE_DTYPES, cluster)
+  if precision.matmuls is not None:
+    _check_peak("matmuls", precision.matmuls, ITEM_BYTES, cluster)
   strategy, job = _strategy_of(form), _job(form.job)
   assumptions = Assumptions(**form.assumptions.model_dump())
   try:

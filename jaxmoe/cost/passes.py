@@ -55,8 +55,8 @@ def peak_flops_per_s(cluster: Cluster, dtype: str) -> float:
   """
   if dtype not in cluster.peak_flops_per_s:
     raise UsageError(
-      f"cluster {cluster.name} states no matmul peak for precision.compute={dtype}; it has"
-      f" {', '.join(cluster.peak_flops_per_s)}: add peak_flops_per_s.{dtype} to the cluster, or compute in one of these"
+      f"cluster {cluster.name} states no matmul peak for {dtype}; it has"
+      f" {', '.join(cluster.peak_flops_per_s)}: add peak_flops_per_s.{dtype} to the cluster, or choose one of these"
     )
   return cluster.peak_flops_per_s[dtype]
 
