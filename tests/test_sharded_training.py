@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import numpy as np
+import optax
 import pytest
 import tiny
 
@@ -11,7 +12,7 @@ from jaxmoe.meshes.build import build_mesh
 from jaxmoe.meshes.strategy import Strategy
 from jaxmoe.model.sharded import shard_model
 from jaxmoe.train.check import agreement_with_reference
-from jaxmoe.train.step import loss_and_gradient
+from jaxmoe.train.step import abstract_optimizer, init_optimizer, loss_and_gradient, make_train_step
 
 FOLDED = {"heads_over": ("expert",)}
 BOTH = {"heads_over": ("expert", "tensor")}
@@ -107,3 +108,34 @@ def test_capacity_is_the_smallest_that_holds_a_balanced_share():
   assert d.expert_capacity == d.dispatch_tokens * 2 // 8
   job = dataclasses.replace(d.job, capacity_factor=1.01)
   assert dataclasses.replace(d, job=job).expert_capacity == d.expert_capacity + 1
+
+
+OPTIMIZERS = {
+  "moments of rows and columns": optax.adafactor(1e-2, min_dim_size_to_factor=8),
+  "some parameters only": optax.partition(
+    {True: optax.adamw(3e-3), False: optax.set_to_zero()}, lambda tree: jax.tree.map(lambda x: x.ndim > 2, tree)
+  ),
+  "several microsteps": optax.MultiSteps(optax.adamw(3e-3), 2).gradient_transformation(),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_other_optimizers_do_not_depend_on_the_mesh(name):
+  one, split = (_losses(OPTIMIZERS[name], strategy) for strategy in (Strategy(), Strategy(stage=2, expert=2, tensor=2)))
+  np.testing.assert_allclose(split, one, rtol=1e-5)
+  assert one[-1] < one[0]
+
+
+def _losses(optimizer, strategy):
+  """Of five steps on one batch."""
+  d = tiny.deployment(strategy)
+  model = shard_model(d, build_mesh(strategy))
+  parameters, step = model.init(), make_train_step(model, optimizer)
+  places = jax.tree.map(lambda x: x.sharding, abstract_optimizer(model, optimizer))
+  state = jax.device_put(init_optimizer(optimizer, d, parameters), places)
+  tokens_BS = np.random.default_rng(0).integers(0, 256, (16, 16), np.int32)
+  losses = []
+  for _ in range(5):
+    parameters, state, metrics = step(parameters, state, tokens_BS, tokens_BS)
+    losses.append(float(metrics.loss))
+  return losses

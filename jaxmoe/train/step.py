@@ -82,15 +82,28 @@ def make_train_step(model: ShardedModel, optimizer: optax.GradientTransformation
 
 
 def abstract_optimizer(model: ShardedModel, optimizer: optax.GradientTransformation):
-  """Shape, dtype and sharding of the optimizer state: a moment lies where its parameter lies, counters everywhere."""
+  """Shape, dtype and sharding of the optimizer state: a moment lies where its parameter lies, all else everywhere.
+
+  So do sums over a parameter's rows or columns, which its sharding does not fit; a masked parameter has no moment.
+  """
   state = jax.eval_shape(lambda p: init_optimizer(optimizer, model.deployment, p), model.abstract)
   everywhere = NamedSharding(model.mesh, PartitionSpec())
+
+  def placed(x, sharding=everywhere):
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+  def moment(x, parameter):
+    if isinstance(x, optax.MaskedNode):
+      return x
+    return placed(x, parameter.sharding) if x.shape == parameter.shape else placed(x)
+
   return optax.tree.map_params(
     optimizer,
-    lambda moment, sharding: jax.ShapeDtypeStruct(moment.shape, moment.dtype, sharding=sharding),
+    moment,
     state,
-    model.shardings,
-    transform_non_params=lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
+    model.abstract,
+    transform_non_params=placed,
+    is_leaf=lambda x: isinstance(x, optax.MaskedNode),
   )
 
 
