@@ -47,7 +47,7 @@ def document(e: Estimate) -> dict[str, Any]:
       "per_token_forward": e.flops_per_token_forward,
       "per_token_backward": e.flops_per_token_backward,
     },
-    "collectives": [{**row, "axis": label(row.pop("axes"))} for row in collectives_by_axis(e)],
+    "collectives": [{**row, "axis": label(row["axes"])} for row in collectives_by_axis(e)],
     "bubble": e.bubble,
     "time_s": {**e.time.terms(), "total": e.time.total_s},
     "latency_s": e.time.total_s,
@@ -61,7 +61,8 @@ def document(e: Estimate) -> dict[str, Any]:
 
 def _summary(e: Estimate) -> Table:
   d, time = e.deployment, e.time
-  job = f"{d.job.kind}, {d.job.batch} sequences of {d.job.sequence_length}, {d.job.microbatches} microbatches"
+  microbatches = f"{d.job.microbatches} microbatch{'es' * (d.job.microbatches > 1)}"
+  job = f"{d.job.kind}, {d.job.batch} sequences of {d.job.sequence_length}, {microbatches}"
   rows = [
     ("parameters", f"{e.parameters['total']:,} total, {e.parameters['active']:,} active"),
     ("by class", ", ".join(f"{e.parameters[c]:,} {c}" for c in ("expert", "sharded", "replicated"))),
