@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 import tiny
-from compiled_modules import TARGETS, devices
+from compiled_modules import TARGETS, WITH_TPU, devices
 
 from jaxmoe.config.deployment import Deployment
 from jaxmoe.cost.least_memory import least_temporary_bytes
@@ -25,7 +25,8 @@ from jaxmoe.xla.hlo import Module
 from jaxmoe.xla.memory import compiled_memory
 from jaxmoe.xla.partitioned import compile_with_dumps
 from jaxmoe.xla.program import build_program
-from jaxmoe.xla.temporaries import SCRATCH
+from jaxmoe.xla.target import Target
+from jaxmoe.xla.temporaries import REST
 from jaxmoe.xla.temporary_sizes import explained
 
 # No two lengths of one device are equal, so that a shape says what an array is.
@@ -75,7 +76,7 @@ def _compiled_on(target: str, d: Deployment):
   mesh = build_mesh(d.strategy, devices(target))
   program = build_program(d, mesh)
   compiled, _, assignment = compile_with_dumps(program.lower())
-  memory = compiled_memory(compiled)
+  memory = compiled_memory(compiled, assignment if target == "tpu" else None)
   return compiled, memory, assignment, explained(d, program, Module.from_compiled(compiled), memory, assignment)
 
 
@@ -100,9 +101,18 @@ def test_every_large_buffer_has_a_class(target, kind):
     assert found.on_chip_bytes > 0
   else:
     assert MADE[kind] <= {one.kind for one in found.large} | found.class_bytes.keys() and found.on_chip_bytes == 0
+  assert REST not in found.class_bytes
   if target == "cuda":
-    assert SCRATCH not in found.class_bytes
     _check_peak(compiled, assignment)
+
+
+@WITH_TPU
+def test_a_step_for_tpu_counts_what_is_assigned():
+  """Its classes add up to that; the compiler's statistic is more."""
+  d = tiny.deployment(Strategy(expert=4), sizes=SIZES, **JOB, expert_kernel="einsum")
+  step = compile_step(d, Target.parse("tpu:v5e").on(d))
+  assert step.temporaries is not None and REST not in step.temporaries.class_bytes
+  assert sum(step.temporaries.class_bytes.values()) == step.memory.temp_bytes
 
 
 def _check_peak(compiled, assignment):

@@ -8,7 +8,7 @@ from jaxmoe.report import units
 from jaxmoe.report.table import Table
 from jaxmoe.xla.attribution import CLASSES, DISPATCH, GRADIENTS, KEPT, LOGITS, SCORES, WEIGHTS, WORKING
 from jaxmoe.xla.compare import Comparison
-from jaxmoe.xla.temporaries import GAPS, LARGE, SCRATCH, Temporaries
+from jaxmoe.xla.temporaries import GAPS, LARGE, REST, Temporaries
 
 ACTIVATIONS = "activations"
 STACKED = "stacked"  # of both gradients and activations, which the compiler's side does not tell apart
@@ -79,7 +79,7 @@ def _rows(c: Comparison, found: Temporaries) -> list[tuple[str, int | None, int 
     if len(classes) > 1:
       rows += [(f"- {one}", None, sizes[one]) for one in classes if one in sizes]
   named = {one for classes in _PREDICTED.values() for one in classes}
-  rows += [(one, None, sizes[one]) for one in (*CLASSES, GAPS, SCRATCH) if one in sizes and one not in named]
+  rows += [(one, None, sizes[one]) for one in (*CLASSES, GAPS, REST) if one in sizes and one not in named]
   shown = [(name, planned, size) for name, planned, size in rows if planned or size]
   return [*shown, (WHOLE, expected[WHOLE], sum(sizes.values()))]
 

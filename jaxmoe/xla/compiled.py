@@ -68,7 +68,7 @@ def _compile_step(deployment: Deployment, target: Target, progress: Progress) ->
       platform=devices[0].platform,
       class_bytes=_class_bytes(program.arguments, _argument_bytes(optimised)),
       output_class_bytes=_class_bytes(program.outputs(lowered), [int(s.bytes) for s in optimised.entry.root.shapes]),
-      memory=(memory := compiled_memory(compiled)),
+      memory=(memory := compiled_memory(compiled, assignment if devices[0].platform == "tpu" else None)),
       temporaries=explained(deployment, program, optimised, memory, assignment),
       **_padding(optimised.header),
       flops=flops.total - flops.recomputed,

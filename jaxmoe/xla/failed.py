@@ -8,7 +8,6 @@ from jaxmoe.xla.attribution import Facts, Sizes, class_of
 
 TEMPORARIES = "temporaries"
 SCRATCH = "temporaries: scratch that the compiler adds"
-GAPS = "temporaries: gaps between buffers"
 OTHERS = "temporaries: not listed by the compiler"
 
 _EXHAUSTED = re.compile(r"RESOURCE_EXHAUSTED|[Rr]an out of memory|[Oo]ut of memory")
@@ -20,7 +19,6 @@ _USED = re.compile(rf"Used {_SIZE} of {_SIZE} hbm")
 # ... or before it lays out anything: this counts arguments and results too, whatever it is called.
 _REQUIRED = re.compile(rf"HLO temporaries \({_SIZE}\) exceeds available HBM \({_SIZE}\)")
 _HEAP = re.compile(rf"\bHLO temp\s+{_SIZE}")
-_FRAGMENTED = re.compile(rf"fragmentation \({_SIZE}\)")
 _SCOPED = re.compile(rf"\bscoped\s+{_SIZE}")
 _ALLOCATION = re.compile(rf"^  \d+\. Size: {_SIZE}$(.*?)^     Allocation type: (.+?)$", re.MULTILINE | re.DOTALL)
 _SHAPE = re.compile(r"Shape: \(*([a-z]\w*)\[([\d,]*)\]")
@@ -109,13 +107,16 @@ def _said(text: str, held: Mapping[str, int], sizes: Sizes) -> MemoryReport:
 
 
 def _by_class(text: str, largest: tuple[Listed, ...]) -> dict[str, int]:
-  """Temporaries; what the compiler does not list is what is left of the heap."""
+  """Temporaries; what the compiler does not list is what is left of the heap.
+
+  It calls that fragmentation, also where arrays that loops carry lie there.
+  """
   found: dict[str, int] = {}
   for one in largest:
     found[one.kind] = found.get(one.kind, 0) + one.bytes
   found.pop(SCRATCH, None)
-  heap, scoped, gaps = (_first(pattern, text) for pattern in (_HEAP, _SCOPED, _FRAGMENTED))
-  rest = {OTHERS: max(0, heap - gaps - sum(found.values())), GAPS: gaps, SCRATCH: scoped}
+  heap, scoped = (_first(pattern, text) for pattern in (_HEAP, _SCOPED))
+  rest = {OTHERS: max(0, heap - sum(found.values())), SCRATCH: scoped}
   return {name: size for name, size in {**found, **rest}.items() if size}
 
 

@@ -15,7 +15,7 @@ from jaxmoe.xla.loops import Frame, Site
 from jaxmoe.xla.walk import walk
 
 GAPS = "gaps between buffers"
-SCRATCH = "scratch that the compiler adds"
+REST = "not in the buffer assignment"
 
 LARGE = 0.01  # of all temporary bytes: whatever is larger is shown by itself
 
@@ -51,7 +51,7 @@ class Temporaries:
   """Bytes of one device.
 
   Attributes:
-    class_bytes: when most bytes are needed, with `GAPS` and `SCRATCH`: all temporary bytes that the compiler reports.
+    class_bytes: when most bytes are needed, with `GAPS` and `REST`: all temporary bytes.
     on_chip_bytes: beside them, in a TPU's vector memory.
     large: buffers of at least `LARGE` of all temporary bytes, the largest first.
   """
@@ -68,16 +68,13 @@ class Temporaries:
 def temporaries(
   assignment: Assignment, module: Module, temp_bytes: int, sizes: Sizes, arguments: Sequence[str]
 ) -> Temporaries:
-  """`temp_bytes` as the compiler reports them; `arguments` is the class of each argument of the module.
-
-  TPU's compiler reports more than it assigns: scratch of single operations, which it adds when it makes machine code.
-  """
+  """`temp_bytes` are all that there are; `arguments` is the class of each argument of the module."""
   reader = _Reader(assignment, module, sizes, arguments)
   peak, found = dict(assignment.at_peak()), defaultdict(int)
   for buffer, size in peak.items():
     found[reader.kind(buffer)] += size
   found[GAPS] = assignment.heap_bytes - sum(peak.values())
-  found[SCRATCH] = max(0, temp_bytes - assignment.heap_bytes)
+  found[REST] = max(0, temp_bytes - assignment.heap_bytes)
   large = (buffer for buffer in assignment.buffers if buffer.bytes >= LARGE * temp_bytes)
   return Temporaries(
     class_bytes={name: size for name, size in found.items() if size},
