@@ -5,6 +5,7 @@ the catalogue's deployments are made by `pages`. `--check` changes nothing and f
 is empty.
 """
 
+import argparse
 import pathlib
 import re
 import shlex
@@ -18,8 +19,10 @@ DOCUMENTS = ("README.md", "docs/verification.md", *pages.names())
 BLOCK = re.compile(r"<!-- output of: (?P<command>[^>]+) -->\n(?P<old>.*?)<!-- end of output -->", re.DOTALL)
 
 
-def main(check: bool) -> int:
-  if check:
+def main() -> int:
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 if something is not there")
+  if parser.parse_args().check:
     faults = [fault for name in (*DOCUMENTS, *pages.names("html")) for fault in _faults(ROOT / name)]
     print("".join(f"{fault}; run `make docs`\n" for fault in faults), end="", file=sys.stderr)
     return bool(faults)
@@ -48,4 +51,4 @@ def _filled(block: re.Match[str]) -> str:
 
 
 if __name__ == "__main__":
-  sys.exit(main("--check" in sys.argv))
+  sys.exit(main())
