@@ -137,3 +137,20 @@ def test_a_peer_that_crashes_costs_its_leg_and_ours_the_second_time(script, tmp_
   assert said("tokamax triton", "up") == said("tokamax triton", "down") == ["error", "skipped", "skipped"]
   assert said("jaxmoe", "down") == said("Liger", "up") == ["median_us"] * 3
   assert not any("correct" in row for row in found.values())
+
+
+def test_words_that_are_no_text_cost_no_case(script, tmp_path):
+  """Native libraries write to the standard output too."""
+  file = tmp_path / "script.py"
+  file.write_text(CHILD.replace('"words that are no result"', '"", end=""); os.write(1, b"\\xff\\n"'))
+  found = list(script("guarded").results(str(file), [{}, {}], 3.0))
+  assert [row["correct"] for row in found] == [True, True]
+
+
+def test_words_that_are_no_result_are_no_sign_of_life(script, tmp_path):
+  file = tmp_path / "script.py"
+  file.write_text(CHILD.replace("time.sleep(60)", "[(time.sleep(0.3), print('still here')) for _ in range(30)]"))
+  start = time.monotonic()
+  found = list(script("guarded").results(str(file), [{"does": "hang", "seconds": 1}, {}], 3.0))
+  assert time.monotonic() - start < 6
+  assert "nothing came within 1 s" in found[0]["error"] and found[1]["correct"]

@@ -76,10 +76,11 @@ class _Lost:
 def _reported(child: subprocess.Popen, left: list[int], seconds: float, until: float, lost: _Lost) -> Iterator[dict]:
   """Results as they come, each taken off `left`."""
   lost.index, patience = left[0], seconds  # what ends a child before it begins anything is its first case's fault
-  lines = _lines(child)
+  lines, heard = _lines(child), time.monotonic()
   try:
-    while (line := lines.get(timeout=max(0.0, min(patience, until - time.monotonic())))) is not None:
+    while (line := lines.get(timeout=max(0.0, min(heard + patience, until) - time.monotonic()))) is not None:
       said = _document(line)
+      heard = time.monotonic() if said else heard  # other words may come from a child that hangs
       if "begins" in said:
         lost.index, patience = said["begins"], said.get("seconds", seconds)
       if said.get("index") in left:
@@ -106,7 +107,7 @@ def _child(script: str, arguments: Sequence[str], cases: list[dict]) -> Iterator
     json.dump(cases, file)
     file.seek(0)
     command = [sys.executable, "-u", script, *arguments]
-    child = subprocess.Popen(command, stdin=file, stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen(command, stdin=file, stdout=subprocess.PIPE, text=True, errors="replace")
     try:
       yield child
     finally:
