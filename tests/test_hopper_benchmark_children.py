@@ -4,6 +4,9 @@ import argparse
 import importlib
 import itertools
 import pathlib
+import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -154,3 +157,38 @@ def test_words_that_are_no_result_are_no_sign_of_life(script, tmp_path):
   found = list(script("guarded").results(str(file), [{"does": "hang", "seconds": 1}, {}], 3.0))
   assert time.monotonic() - start < 6
   assert "nothing came within 1 s" in found[0]["error"] and found[1]["correct"]
+
+
+PARENT = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import guarded
+for row in guarded.results(sys.argv[2], [{}, {}], 60.0):
+  print(row["process"], flush=True)
+"""
+
+
+def test_a_child_ends_with_the_process_that_started_it(tmp_path):
+  """It would keep the device from the next command."""
+  (tmp_path / "parent.py").write_text(PARENT)
+  child = "import os, sys, time\nsys.path.insert(0, sys.argv[1])\nimport guarded\nguarded.read_cases()\n"
+  child += "guarded.say(index=0, process=os.getpid())\ntime.sleep(60)\n"
+  (tmp_path / "child.py").write_text(child.replace("sys.argv[1]", repr(str(FOLDER))))
+  command = [sys.executable, str(tmp_path / "parent.py"), str(FOLDER), str(tmp_path / "child.py")]
+  with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+    assert parent.stdout is not None
+    process = int(parent.stdout.readline())
+    parent.terminate()
+  assert parent.returncode == -signal.SIGTERM
+  start = time.monotonic()
+  while alive(process) and time.monotonic() - start < 10:
+    time.sleep(0.05)
+  assert not alive(process)
+
+
+def alive(process):
+  """Neither gone nor waiting for somebody to ask how it ended."""
+  try:
+    return "\nState:\tZ" not in pathlib.Path(f"/proc/{process}/status").read_text()
+  except OSError:
+    return False

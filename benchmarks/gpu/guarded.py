@@ -5,9 +5,11 @@ The child reads its cases from the standard input and prints lines of JSON: `{"b
 """
 
 import contextlib
+import ctypes
 import json
 import math
 import queue
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,12 +20,15 @@ from typing import Any
 
 OUT_OF_TIME = {"skipped": "out of time"}
 DEATH_S = 20.0  # a process that the driver holds back is not waited for
+PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 GiveUp = Callable[[int], Iterable[int]]
 
 
 def read_cases() -> list[dict]:
-  """In the child: its cases, each with its `index`."""
+  """In the child: its cases, each with its `index`. From then on it ends when who started it does, however that ends."""
+  if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
   return json.load(sys.stdin)
 
 
