@@ -149,3 +149,16 @@ def test_the_fastest_that_is_right_is_kept(script, table, monkeypatch):
   tune.keep(table, {**entries[0], "median_us": 0.5})
   assert sorted(e["median_us"] for e in json.loads(table.read_text())["entries"])[0] == 0.5
   assert len(json.loads(table.read_text())["entries"]) == 3
+
+
+def test_a_problem_without_room_costs_its_own_candidates(script, monkeypatch, capsys):
+  """In one process: another one would find no more room."""
+  tune, problem = script("tune_timed"), script("problems").Problem("tiny", 16)
+
+  def no_room(problem):
+    raise RuntimeError("RESOURCE_EXHAUSTED")
+
+  monkeypatch.setattr(tune, "operands", no_room)
+  tune.time_problem(problem, [{"index": 4}, {"index": 5}], None, 0, 0)
+  said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+  assert [row["index"] for row in said if "RESOURCE_EXHAUSTED" in row.get("error", "")] == [4, 5]

@@ -51,7 +51,12 @@ def main() -> None:
 def time_problem(problem: Problem, cases: list[dict], device: Device | None, threads: int, repeats: int) -> None:
   """Compile all, then time one after the other."""
   say(begins=cases[0]["index"])
-  o = operands(problem)
+  try:
+    o = operands(problem)
+  except Exception as error:  # no room, say: another process would have no more
+    for case in cases:
+      say(index=case["index"], error=brief(error))
+    return leave_if_lost({"error": brief(error)})
   sides = {False: o, True: swapped(o)}
   builds = built([functools.partial(build, case, sides[case["swapped"]], device) for case in cases], threads)
   for _, some in itertools.groupby(zip(cases, builds, strict=True), key=lambda each: leg_of(each[0])):
