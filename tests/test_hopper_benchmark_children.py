@@ -192,3 +192,43 @@ def alive(process):
     return "\nState:\tZ" not in pathlib.Path(f"/proc/{process}/status").read_text()
   except OSError:
     return False
+
+
+TOGETHER = """
+import json, os, sys
+cases = json.load(sys.stdin)
+if not cases[0]["alone"]:
+  print(json.dumps({"begins": cases[0]["index"], "together": True}), flush=True)
+  if any(case["does"] for case in cases):
+    os._exit(6)
+for case in cases:
+  print(json.dumps({"begins": case["index"]}), flush=True)
+  if case["does"]:
+    os._exit(7)
+  print(json.dumps({"index": case["index"], "correct": True, "alone": case["alone"]}), flush=True)
+"""
+
+
+def test_what_ends_a_process_that_compiles_many_is_found(script, tmp_path):
+  """And costs only itself: the process after it takes its cases one by one, and the next one all together again."""
+  file = tmp_path / "script.py"
+  file.write_text(TOGETHER)
+  found = list(script("guarded").results(str(file), [{"does": index == 2} for index in range(5)], 3.0))
+  assert [(row["index"], row.get("alone")) for row in found] == [(0, True), (1, True), (2, None), (3, False), (4, False)]
+  assert [row["correct"] for row in found] == [True, True, False, True, True]
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_cases_are_compiled_together_unless_one_is_sought(alone, script, monkeypatch, capsys):
+  problem, threads = script("problems").Problem("tiny", 16), []
+  case = {"index": 0, "who": OURS, "leg": "down", "alone": alone}
+  case |= {"swapped": False, "shape": {"height": 64, "width": 128, "stages": 4, "split_columns": True}}
+  timed, tuned = script("timed"), script("tune_timed")
+  for module, said in ((timed, {}), (tuned, ({}, None))):
+    monkeypatch.setattr(module, "built", lambda builds, number: threads.append(number) or builds)
+    monkeypatch.setattr(module, "time_one", lambda *_, said=said: said)
+  timed.measure(problem, [case], {OURS: (argparse.Namespace(build=print), None)}, argparse.Namespace(dry_run=False))
+  tuned.time_problem(problem, [{**case, "leg": "matmul"}], None, 16, 0)
+  said = [line for line in capsys.readouterr().out.splitlines() if '"begins"' in line]
+  assert [number > 0 for number in threads] == [not alone] * 2
+  assert ['"together": true' in line for line in said] == [False, not alone, False] * 2

@@ -1,7 +1,8 @@
 """Cases run in a child process, so that one that hangs or crashes costs its own time and not the run.
 
 The child reads its cases from the standard input and prints lines of JSON: `{"begins": index}` as a case begins, with
-`"seconds"` where it may be silent for longer than usual, and `{"index": index, ...}` as it ends.
+`"seconds"` where it may be silent for longer than usual, and `{"index": index, ...}` as it ends. With `"together"`, all
+begin: if the child ends then, the next one's cases have `alone` set, and it is to take them one by one.
 """
 
 import contextlib
@@ -55,14 +56,15 @@ def results(
     until: when the clock (`time.monotonic`) ends everything; what is left then is `OUT_OF_TIME`.
     give_up: of a case that ended its process: those that are not worth a process each, because they would end alike.
   """
-  left = list(range(len(cases)))
+  left, alone = list(range(len(cases))), False
   while left and time.monotonic() < until - 0.5:
     lost = _Lost()
-    with _child(script, arguments, [{**cases[index], "index": index} for index in left]) as child:
+    with _child(script, arguments, [{**cases[i], "index": i, "alone": alone} for i in left]) as child:
       yield from _reported(child, left, seconds, until, lost)
+    alone = lost.together and not alone
     if lost.why is None or time.monotonic() >= until - 0.5:  # the last wait may end a little early
       continue
-    if lost.index in left:
+    if lost.index in left and not alone:
       left.remove(lost.index)
       yield {"index": lost.index, "error": lost.why, "correct": False}
       for index in sorted(set(give_up(lost.index)) & set(left)):
@@ -75,6 +77,7 @@ class _Lost:
   """The case that a child's end is to be blamed on, and what that end was; no case, if it came between two."""
 
   index: int | None = None
+  together = False  # with others, any of which may be the one
   why: str | None = None
 
 
@@ -88,9 +91,10 @@ def _reported(child: subprocess.Popen, left: list[int], seconds: float, until: f
       heard = time.monotonic() if said else heard  # other words may come from a child that hangs
       if "begins" in said:
         lost.index, patience = said["begins"], said.get("seconds", seconds)
+        lost.together = said.get("together", False)
       if said.get("index") in left:
         left.remove(said["index"])
-        lost.index = None
+        lost.index, lost.together = None, False
         yield said
     if left:
       lost.why = f"the process ended with code {child.wait(DEATH_S)}"

@@ -44,7 +44,11 @@ def main() -> None:
 
 
 def measure(problem: Problem, cases: list[dict], peers: dict, options: argparse.Namespace) -> None:
-  """Say a row for each case; those of ours are compiled together before the first of them is timed."""
+  """Say a row for each case; those of ours are compiled together before the first of them is timed.
+
+  Unless what ends the process is sought: then each by itself.
+  """
+  ours = [case["index"] for case in cases if case["who"] == OURS]
   say(begins=cases[0]["index"])
   try:
     o = operands(problem)
@@ -52,11 +56,13 @@ def measure(problem: Problem, cases: list[dict], peers: dict, options: argparse.
     for case in cases:
       say(index=case["index"], error=brief(error))
     return leave_if_lost({"error": brief(error)})
+  threads = 0 if options.dry_run or cases[0].get("alone") else THREADS
+  if ours:
+    say(begins=ours[0], together=threads > 0)
   build: dict[int, Callable] = {
     case["index"]: functools.partial(peers[case["who"]][0].build, case["leg"], o) for case in cases
   }
-  ours = [case["index"] for case in cases if case["who"] == OURS]
-  build |= dict(zip(ours, built([build[index] for index in ours], 0 if options.dry_run else THREADS), strict=True))
+  build |= dict(zip(ours, built([build[index] for index in ours], threads), strict=True))
   for case in cases:
     say(begins=case["index"], seconds=TUNES_ITSELF_S.get(case["who"], SILENCE_S))
     peer, wait = peers[case["who"]]

@@ -49,7 +49,8 @@ def main() -> None:
 
 
 def time_problem(problem: Problem, cases: list[dict], device: Device | None, threads: int, repeats: int) -> None:
-  """Compile all, then time one after the other."""
+  """Compile all, then time one after the other; or each by itself, if what ends the process is sought."""
+  threads = 0 if cases[0].get("alone") else threads
   say(begins=cases[0]["index"])
   try:
     o = operands(problem)
@@ -57,6 +58,7 @@ def time_problem(problem: Problem, cases: list[dict], device: Device | None, thr
     for case in cases:
       say(index=case["index"], error=brief(error))
     return leave_if_lost({"error": brief(error)})
+  say(begins=cases[0]["index"], together=threads > 0)
   sides = {False: o, True: swapped(o)}
   builds = built([functools.partial(build, case, sides[case["swapped"]], device) for case in cases], threads)
   for _, some in itertools.groupby(zip(cases, builds, strict=True), key=lambda each: leg_of(each[0])):
