@@ -99,6 +99,20 @@ def test_a_wrong_row_of_a_peer_is_marked(script):
   assert timed_row(script, "tokamax triton", 0.0)["differs"]
 
 
+def test_a_result_of_another_shape_is_none(script):
+  """Its samples may all be right: what lacks is at other places."""
+  problems, operands, samples = script("problems"), script("operands"), script("samples")
+  o = operands.operands(problems.Problem("tiny", 16, seed=2))
+  rows, weights = (cpu_tiles.matmul(o.y_NF, o.down_EFD, o.sizes_E), cpu_tiles.weight_gradient(o.x_ND, o.y_NF, o.sizes_E))
+  for leg, result in (("matmul", rows), ("weight_gradient", weights)):
+    assert samples.error(leg, o, [result]) < 1e-2
+    for other in (result[..., :64], jnp.concatenate([result, result]), result[:2], result[None]):
+      with pytest.raises(AssertionError, match="should be"):
+        samples.error(leg, o, [other])
+  with pytest.raises(AssertionError, match="1 results"):
+    samples.error("layer", o, [rows])
+
+
 def test_a_problem_without_room_costs_its_own_rows(script, monkeypatch, capsys):
   timed, problem = script("timed"), script("problems").Problem("tiny", 16)
 

@@ -23,10 +23,30 @@ def error(leg: str, o: Operands, results: Sequence[jax.Array], *, by_token: bool
     results: of the leg in its order; a layer's are y and the gradients of x, gate and up (or both in one), and down.
     by_token: the layer gathers rows by token and adds them up again, as `operands.routing` says.
   """
+  _check_shapes(leg, o, results, by_token)
   random = np.random.default_rng(o.problem.seed)
   if leg == "layer":
     return max(_of_layer(o, results, random, by_token))
   return max(_of_weights(o, results[0], random) if leg == "weight_gradient" else _of_rows(leg, o, results, random))
+
+
+def _check_shapes(leg: str, o: Operands, results: Sequence[jax.Array], by_token: bool) -> None:
+  """A result that is too small or too large may be right at every sample."""
+  name = leg.partition(" ")[0]
+  if name == "layer":
+    _, D, F, E = o.problem.dims
+    rows = (o.problem.tokens, D) if by_token else o.x_ND.shape
+    gates = [(E, D, 2 * F)] if len(results) == 4 else [(E, D, F)] * 2
+    wanted = [rows, rows, *gates, (E, F, D)]
+  elif name == "weight_gradient":
+    wanted = [(len(o.sizes_E), o.x_ND.shape[1], o.y_NF.shape[1])]
+  else:
+    weights = {"gated_up": o.gate_EDF, "up": o.up_EDF, "matmul": o.down_EFD, "matmul_scaled": o.down_EFD}
+    columns = o.gate_EDF.shape[1] if "transposed" in name else weights[name].shape[2]
+    wanted = [(o.x_ND.shape[0], columns)] * len(results)
+  found = [tuple(result.shape) for result in results]
+  assert found and len(found) == len(wanted), f"{len(found)} results, not {len(wanted)}"
+  assert found == wanted, f"results are {found} and should be {wanted}"
 
 
 def _of_rows(leg: str, o: Operands, results: Sequence[jax.Array], random) -> Iterator[float]:
