@@ -48,6 +48,7 @@ def test_tuning_fills_a_table_and_keeps_it(tmp_path):
   assert "128 x" not in done.stdout  # nothing was timed again
   entries = json.loads(table.read_text())["entries"]
   assert len({entry["leg"] for entry in entries}) == 5
+  assert {entry["device"] for entry in entries} == {"a dry run"}  # no device is called so: none takes these tiles
   for entry in entries:
     assert TileShape(**entry["shape"]).serves(entry["leg"], entry["D"], entry["F"])
 

@@ -31,6 +31,7 @@ from jaxmoe.kernels.hopper.device import Device
 
 SCRIPT = str(pathlib.Path(__file__).with_name("tune_timed.py"))
 SILENCE_S = 100.0  # start of a process, compiling all of a problem's candidates, or checking and timing one
+DRY_RUN = "a dry run"  # its entries' device: what the interpreter takes for fastest is for none
 STAGE = 42  # legs whose candidates, and then their best ones' variants, are timed before the next ones'
 
 Timed = dict[Tunable, list[tuple[float, TileShape]]]
@@ -48,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
   print(f"seed {options.seed}", flush=True)
   if not options.table.exists():
     write(options.table, json.loads(config.TABLE.read_text())["entries"])
-  target = dry_device() if options.dry_run else present()
+  target = dataclasses.replace(dry_device(), kind=DRY_RUN) if options.dry_run else present()
   problems = [Problem("tiny", 16, seed=options.seed)] if options.dry_run else None
   return tune(tunables(target, options.table, options.seed, problems), target, options)
 
