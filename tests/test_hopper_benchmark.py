@@ -128,6 +128,14 @@ def test_a_check_is_used_again_if_nothing_changed(script, tmp_path, monkeypatch)
   assert len(keys | {key}) == 7
 
 
+def test_records_of_one_second_and_of_another_kind_do_no_harm(script, tmp_path):
+  for name, row in (("x", {"key": "one", "correct": True}), ("y", {"key": "other", "correct": True})):
+    document = {"environment": {"date": "1"}, "correctness": [row]}
+    (tmp_path / f"kernels_{name}.json").write_text(json.dumps(document))
+  (tmp_path / "kernels_z.json").write_text("[1]")
+  assert set(script("checked").earlier([tmp_path])) == {"one", "other"}
+
+
 def test_a_file_of_results_is_named_by_device_and_minute(script, tmp_path, monkeypatch):
   measure = script("measure")
   options = argparse.Namespace(out=tmp_path, cluster="dgx_h200", dry_run=False)

@@ -40,7 +40,8 @@ def sources() -> str:
 def earlier(folders: Iterable[pathlib.Path]) -> dict[str, dict]:
   """Key -> row, of every check recorded in these folders that found a leg right; what was wrong is tried again."""
   found: dict[str, dict] = {}
-  for _, rows in sorted(record for folder in set(folders) for record in _records(folder)):
+  records = [record for folder in set(folders) for record in _records(folder)]
+  for _, rows in sorted(records, key=lambda record: record[0]):
     found |= {row["key"]: row for row in rows if "key" in row and row.get("correct")}
   return found
 
@@ -50,5 +51,5 @@ def _records(folder: pathlib.Path) -> Iterable[tuple[str, list[dict]]]:
     try:
       document = json.loads(file.read_text())
       yield document["environment"]["date"], document["correctness"]
-    except (OSError, ValueError, KeyError):  # cut short as it was written
+    except (OSError, ValueError, KeyError, TypeError):  # cut short as it was written, or of another kind
       continue
