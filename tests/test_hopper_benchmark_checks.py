@@ -163,6 +163,17 @@ def test_goals_are_judged(script):
   assert found and all(verdict.startswith("not measured: ") for _, verdict in found.values())
 
 
+def test_a_goal_says_which_peers_its_best_is_without(script):
+  qwen = ("qwen3-30b-a3b", 32768, "dirichlet", "up")
+  found = lines_of(script, [
+    row(*qwen, "jaxmoe", 100.0), row(*qwen, "tokamax xla", 900.0), row(*qwen, "dense matmul", 90.0),
+    failed(*qwen, "tokamax mosaic", skipped="out of time"), failed(*qwen, "tokamax triton", error="no memory"),
+  ])  # fmt: skip
+  value, verdict = found["qwen3-30b-a3b 32768 dirichlet up", "of tokamax's best"]
+  assert value == "9.00" and verdict == "met, without tokamax mosaic (skipped), tokamax triton (error)"
+  assert found["qwen3-30b-a3b 32768 dirichlet up", "of a dense matmul's rate"] == ("0.90", "met")
+
+
 def test_every_goal_says_why_it_has_no_value(script):
   qwen, seed = ("qwen3-30b-a3b", 32768, "dirichlet"), ("seed", 32768, "dirichlet")
   found = lines_of(script, [

@@ -1,8 +1,6 @@
 """Results of `kernels.py` as Markdown: correctness, medians beside the peers', and the goals that they meet or miss."""
 
-from goals import DENSE, OURS, cases_of, goals
-
-KINDS = ("absent", "error", "wrong", "skipped")  # of reasons for a missing time
+from goals import DENSE, KINDS, OURS, cases_of, goals
 
 
 def markdown(results: dict) -> str:
