@@ -174,6 +174,13 @@ def test_a_goal_says_which_peers_its_best_is_without(script):
   assert found["qwen3-30b-a3b 32768 dirichlet up", "of a dense matmul's rate"] == ("0.90", "met")
 
 
+def test_a_time_of_a_result_that_is_off_is_marked(script):
+  qwen = ("qwen3-30b-a3b", 32768, "dirichlet", "up")
+  rows = [row(*qwen, "jaxmoe", 100.0, floor_us=3.0), row(*qwen, "Liger", 50.0, differs=True, difference=0.5)]
+  (line,) = script("report").table(rows, ["jaxmoe", "Liger"])
+  assert line.endswith("| 100.0 | 50.0 (differs) |")
+
+
 def test_every_goal_says_why_it_has_no_value(script):
   qwen, seed = ("qwen3-30b-a3b", 32768, "dirichlet"), ("seed", 32768, "dirichlet")
   found = lines_of(script, [

@@ -55,9 +55,13 @@ def table(rows: list[dict], names: list[str]) -> list[str]:
     ratio = dense["median_us"] / ours["median_us"] if "median_us" in ours and "median_us" in dense else None
     facts = [ours.get("floor_us"), ratio, ours.get("tflops"), ours.get("gb_per_s")]
     shown = ["-" if fact is None else f"{fact:.2f}" if fact is ratio else f"{fact:.0f}" for fact in facts]
-    times = [f"{by_name[name]['median_us']:.1f}" if "median_us" in by_name.get(name, {}) else "-" for name in names]
+    times = [time(by_name.get(name, {})) for name in names]
     lines.append("| " + " | ".join([*map(str, case), *shown, *times]) + " |")
   return lines
+
+
+def time(row: dict) -> str:
+  return f"{row['median_us']:.1f}{' (differs)' * row.get('differs', False)}" if "median_us" in row else "-"
 
 
 def notes(rows: list[dict]) -> list[str]:
