@@ -149,6 +149,25 @@ def test_a_file_of_results_is_named_by_device_and_minute(script, tmp_path, monke
   assert json.loads((tmp_path / files[1]).read_text())["device"] == "NVIDIA H200"
 
 
+def test_a_plan_that_hangs_leaves_time_for_others(script, tmp_path, monkeypatch):
+  """Each has a limit, which never reaches further than a minute past the end of the run."""
+  measure, now, limits = script("measure"), [1000.0], []
+
+  def hangs(d, target, steps, progress, *, timeout_s):
+    limits.append(timeout_s)
+    now[0] += timeout_s
+    raise RuntimeError(f"ended after {timeout_s} s")
+
+  monkeypatch.setattr(measure, "measure", hangs)
+  monkeypatch.setattr(measure.time, "monotonic", lambda: now[0])
+  monkeypatch.setattr(measure, "estimate", lambda d: argparse.Namespace(time=argparse.Namespace(total_s=1.0)))
+  assert measure.main(["--dry-run", "--minutes", "4", "--out", str(tmp_path)]) == 1
+  assert limits == [measure.LONGEST_PLAN_S, 300 - measure.LONGEST_PLAN_S] and now[0] == 1300.0
+  rows = json.loads((tmp_path / "measure_dry_run.json").read_text())["rows"]
+  assert ["ended after" in row["error"] for row in rows[:2]] == [True, True] and len(rows) > 2
+  assert {row["error"] for row in rows[2:]} == {"out of time"}
+
+
 def test_the_list_of_wheels_is_whole():
   """What tokamax, jax-triton and Liger import and a machine with jax, torch and triton may lack."""
   (line,) = re.findall(r"^pip download --no-deps .*", (FOLDER / "README.md").read_text(), flags=re.MULTILINE)

@@ -26,6 +26,7 @@ from jaxmoe.cost.one_rank import one_rank
 from jaxmoe.xla.verify import measure
 
 FEWEST_STEPS, SECONDS_A_PLAN = 3, 20.0
+LONGEST_PLAN_S, LATE_S = 180.0, 60.0  # of a plan's process; and how long after the run's end one may go on
 HEADERS = ("plan", "job", "predicted ms (formula)", "measured ms", "spread", "measured / predicted")
 
 
@@ -44,7 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
   rows = record["rows"]
   for d in sorted((_on(one_rank(plan), options.cluster) for plan in plans), key=_predicted_s):
     named = {"deployment": d.name, "job": d.job.kind, "predicted_s": _predicted_s(d)}
-    rows.append({**named, **({"error": "out of time"} if time.monotonic() > deadline else _measured(d, options.steps))})
+    left = deadline - time.monotonic()
+    limit = min(LONGEST_PLAN_S, left + LATE_S)
+    rows.append({**named, **({"error": "out of time"} if left < 0 else _measured(d, options.steps, limit))})
     print(_line(rows[-1]), flush=True)
     _write(options, record)  # after each, so that a run that is cut short keeps what it measured
   return int(all("error" in row for row in rows))
@@ -54,11 +57,12 @@ def _predicted_s(d: Deployment) -> float:
   return estimate(d).time.total_s
 
 
-def _measured(d: Deployment, steps: int) -> dict[str, object]:
+def _measured(d: Deployment, steps: int, timeout_s: float) -> dict[str, object]:
   """What the clock says, or why there is nothing."""
   affordable = max(FEWEST_STEPS, int(SECONDS_A_PLAN / _predicted_s(d)))
+  steps = min(steps, affordable)
   try:
-    measured = measure(d, "local", min(steps, affordable), lambda line: print(f"{d.name}: {line}", flush=True))
+    measured = measure(d, "local", steps, lambda line: print(f"{d.name}: {line}", flush=True), timeout_s=timeout_s)
   except Exception as error:  # too large for the device, or refused by it: the others may still run
     return {"error": f"{type(error).__name__}: {' '.join(str(error).split())[-300:]}"}
   return {**dataclasses.asdict(measured), "median_s": measured.median_s, "spread": measured.spread}

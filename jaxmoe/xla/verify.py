@@ -80,12 +80,17 @@ def _compiled(
 
 
 def measure(
-  deployment: Deployment, target: str, steps: int, progress: Callable[[str], None] = lambda _: None
+  deployment: Deployment,
+  target: str,
+  steps: int,
+  progress: Callable[[str], None] = lambda _: None,
+  *,
+  timeout_s: float = 900.0,
 ) -> Measured:
   """`steps` of the deployment's step, run and timed on `local` devices or fake ones (`cpu`); raises as `verify`."""
   _check(deployment)
   parsed = Target.parse(target)
-  where = {"devices": parsed.fake_devices(deployment), "progress": progress, "to_run": True}
+  where = {"devices": parsed.fake_devices(deployment), "progress": progress, "to_run": True, "timeout_s": timeout_s}
   return run_in_child("jaxmoe.xla.measure:measure_step", deployment, parsed, steps, **where)
 
 
