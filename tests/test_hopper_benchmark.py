@@ -92,6 +92,27 @@ def test_a_leg_that_was_not_checked_is_remarked(script, tmp_path, monkeypatch):
   assert "not checked before: out of time (tiny/16/down)" in script("report").markdown(results)
 
 
+def test_a_full_disk_does_not_end_a_run(script, tmp_path, monkeypatch, capsys):
+  """What is measured is printed too, and the disk may have room again for the next row."""
+  kernels = script("kernels")
+  options = argparse.Namespace(out=tmp_path, seed=0, dry_run=True, sections=None, without=["t", "j"])
+  times, full = {"median_us": 1.0, "tflops": 1.0, "gb_per_s": 1.0}, [True, True]
+  monkeypatch.setattr(kernels, "of_children", lambda cases, *_: ((case, times) for case in cases))
+  replace = os.replace
+
+  def no_room(*names):
+    if full and full.pop():
+      raise OSError(28, "No space left on device")
+    replace(*names)
+
+  monkeypatch.setattr(kernels.os, "replace", no_room)
+  results = {**dry_results(), "correctness": []}
+  kernels.rows(results, options)
+  said = capsys.readouterr().out
+  assert said.count("not written: [Errno 28]") == 2
+  assert json.loads((tmp_path / "kernels_dry_run.json").read_text())["rows"] == results["rows"] != []
+
+
 def dry_results():
   device = {"date": "2026-01-01T00:00", "device": "cpu", "driver": "none", "versions": {}, "cudnn": "none"}
   ceilings = {"flops_per_s": 1e12, "bytes_per_s": 1e12}

@@ -152,6 +152,23 @@ def test_the_fastest_that_is_right_is_kept(script, table, monkeypatch):
   assert len(json.loads(table.read_text())["entries"]) == 3
 
 
+def test_a_full_disk_does_not_end_tuning(script, table, monkeypatch, capsys):
+  tune, cases, problems = script("tune"), script("tune_cases"), script("problems")
+  full, keep = [True], tune.keep
+
+  def no_room(*arguments):
+    if full and full.pop():
+      raise OSError(28, "No space left on device")
+    keep(*arguments)
+
+  monkeypatch.setattr(tune, "keep", no_room)
+  monkeypatch.setattr(tune, "of_children", lambda asked, _: ((each, {"median_us": 1.0}) for each in asked))
+  legs = cases.legs_of(problems.Problem("seed", 32768))[:2]
+  assert tune.tune(legs, H200, types.SimpleNamespace(table=table, dry_run=False, until=float("inf"))) == 0
+  assert capsys.readouterr().out.count("not written: [Errno 28]") == 1
+  assert [entry["leg"] for entry in json.loads(table.read_text())["entries"]] == ["gated_up", "matmul"]
+
+
 def test_a_problem_without_room_costs_its_own_candidates(script, monkeypatch, capsys):
   """In one process: another one would find no more room."""
   tune, problem = script("tune_timed"), script("problems").Problem("tiny", 16)

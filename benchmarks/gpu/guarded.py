@@ -27,7 +27,7 @@ GiveUp = Callable[[int], Iterable[int]]
 
 
 def read_cases() -> list[dict]:
-  """In the child: its cases, each with its `index`. From then on it ends when who started it does, however that ends."""
+  """In the child: its cases, each with its `index`. From then on it ends when who started it does, in any way."""
   if sys.platform == "linux":
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
   return json.load(sys.stdin)

@@ -94,7 +94,7 @@ def correctness(results: dict, options: argparse.Namespace) -> bool:
   for row in newly_checked(left, options):
     results["correctness"].append(row)
     print(json.dumps(row), flush=True)
-    write(options, results)
+    write_if_possible(options, results)
   wrong = wrong_legs(results)
   print(f"{len(wrong)} legs wrong{': ' if wrong else ''}{', '.join(sorted(wrong))}", flush=True)
   return bool(wrong)
@@ -123,9 +123,9 @@ def rows(results: dict, options: argparse.Namespace) -> bool:
       timed.append({**case.label, **row, **(remark if case.who == OURS else {})})
       if row != guarded.OUT_OF_TIME:
         print(json.dumps(timed[-1]), flush=True)
-        write(options, {**results, "rows": [*results["rows"], *timed]})
+        write_if_possible(options, {**results, "rows": [*results["rows"], *timed]})
     results["rows"] += timed
-  write(options, results)
+  write_if_possible(options, results)
   return any(row["who"] == OURS and ("error" in row or "wrong" in row) for row in results["rows"])
 
 
@@ -150,6 +150,14 @@ def of_children(cases: list[Case], results: dict, options: argparse.Namespace) -
   for row in said:
     row.pop("correct", None)
     yield cases[row.pop("index")], row
+
+
+def write_if_possible(options: argparse.Namespace, results: dict) -> None:
+  """On the way: a disk without room must not cost the rows to come, and these have been printed."""
+  try:
+    write(options, results)
+  except OSError as error:
+    print(f"not written: {error}", flush=True)
 
 
 def write(options: argparse.Namespace, results: dict) -> pathlib.Path:

@@ -88,7 +88,11 @@ def run(asked: list[tuple[Tunable, TileShape]], timed: Timed, target: Device, op
     if "median_us" in row:
       timed[each].append((row["median_us"], shape))
     if each not in left and timed[each]:
-      keep(options.table, entry(each.key(target), sorted(timed[each], key=lambda one: one[0])))
+      found = entry(each.key(target), sorted(timed[each], key=lambda one: one[0]))
+      try:
+        keep(options.table, found)
+      except OSError as error:  # a disk without room must not cost the legs to come
+        print(f"not written: {error}: {json.dumps(found)}")
     sys.stdout.flush()
   return wrong
 
