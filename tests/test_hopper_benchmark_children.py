@@ -106,6 +106,19 @@ def test_goals_peers_come_first_and_what_may_hang_last(script):
   assert set(cases.alike(peers, len(peers) - 1)) == {i for i, each in enumerate(suspected) if each}
 
 
+def test_what_a_launch_itself_takes_is_measured_beside_decoding(script):
+  """A fast leg of few rows cannot be told from its launch otherwise; nothing is tuned for that."""
+  cases, plan = script("timed_cases"), script("problems").plan()
+  ours = [case for case in cases.of_ours(plan) if case.problem.model == "tiny"]
+  assert [(case.leg, case.who) for case in ours] == [("up", OURS), ("down", OURS), ("down_fp8", OURS)]
+  decode = next(section for section in plan if section.name == "decode")
+  assert max(case.problem.floor_bytes(case.leg) for case in ours) < 1e-2 * min(
+    problem.floor_bytes(leg) for problem in decode.problems for leg in decode.legs
+  )
+  assert not any(model == "tiny" for model, _ in script("tune_cases").ordered())
+  assert not any(case.problem.model == "tiny" for case in cases.of_peers(plan))
+
+
 def test_peers_can_be_left_out(script):
   cases, plan = script("timed_cases"), script("problems").plan()
   left = {case.who for case in cases.of_peers(plan, ["tokamax", MOSAIC])}

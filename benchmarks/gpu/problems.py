@@ -9,6 +9,7 @@ Leg = Literal["up", "down", "down_fp8", "input_gradient", "weight_gradient", "la
 Skew = Literal["balanced", "dirichlet", "quarter"]
 LEGS: tuple[Leg, ...] = ("up", "down", "down_fp8", "input_gradient", "weight_gradient", "layer")
 TIMED_DTYPE = "bfloat16"
+LAUNCH = "launch"  # the section of next to no work: its times are what the host and the device take to launch a leg
 # What is checked: the legs of the package, and a whole layer with its gradient; the word after a leg is its activation.
 CHECKED = (
   "matmul", "gated_up silu", "weight_gradient", "matmul_transposed", "matmuls_transposed", "matmul_scaled", "up",
@@ -24,7 +25,7 @@ SHAPES = {
   "qwen3-30b-a3b": (2048, 768, 128, 8),
   "mixtral": (4096, 14336, 8, 2),
   "deepseek-v3": (7168, 2048, 256, 8),
-  "tiny": (128, 128, 3, 2),  # for --dry-run
+  "tiny": (128, 128, 3, 2),  # for --dry-run, and for what a launch takes
 }
 MATMULS = {
   "up": 2,
@@ -115,6 +116,7 @@ def _plan() -> list[Section]:
   return [
     Section("qwen3", [Problem("qwen3-30b-a3b", 32768)], ("layer", *compute)),
     Section("decode", few, memory, alone=True),
+    Section(LAUNCH, [Problem("tiny", 16)], memory, alone=True),
     Section("skew", [Problem("qwen3-30b-a3b", 16384, skew) for skew in ("balanced", "quarter")], compute, alone=True),
     Section("seed", [Problem("seed", 32768)], every),
     Section("mixtral", [Problem("mixtral", 8192)], every),

@@ -6,7 +6,7 @@ import math
 import pathlib
 from typing import NamedTuple
 
-from problems import GOAL_SECTIONS, Problem, plan
+from problems import GOAL_SECTIONS, LAUNCH, Problem, plan
 
 from jaxmoe.kernels.hopper import config
 from jaxmoe.kernels.hopper.config import Leg, TileShape
@@ -58,7 +58,7 @@ def tunables(target: Device, table: pathlib.Path, seed: int, problems: list[Prob
 
 def ordered() -> list[tuple[str, int]]:
   """(model, tokens) of the benchmark: shapes of many rows that goals name, those of few, then the others."""
-  sections = {section.name: section.problems for section in plan()}
+  sections = {section.name: section.problems for section in plan() if section.name != LAUNCH}
   names = dict.fromkeys(["qwen3", "seed", "mixtral", "deepseek-v3", "decode", "skew", *sections])
   return list(dict.fromkeys((p.model, p.tokens) for name in names for p in sections[name]))
 
