@@ -103,7 +103,7 @@ def test_a_result_of_another_shape_is_none(script):
   """Its samples may all be right: what lacks is at other places."""
   problems, operands, samples = script("problems"), script("operands"), script("samples")
   o = operands.operands(problems.Problem("tiny", 16, seed=2))
-  rows, weights = (cpu_tiles.matmul(o.y_NF, o.down_EFD, o.sizes_E), cpu_tiles.weight_gradient(o.x_ND, o.y_NF, o.sizes_E))
+  rows, weights = cpu_tiles.matmul(o.y_NF, o.down_EFD, o.sizes_E), cpu_tiles.weight_gradient(o.x_ND, o.y_NF, o.sizes_E)
   for leg, result in (("matmul", rows), ("weight_gradient", weights)):
     assert samples.error(leg, o, [result]) < 1e-2
     for other in (result[..., :64], jnp.concatenate([result, result]), result[:2], result[None]):
