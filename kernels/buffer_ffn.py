@@ -15,9 +15,9 @@ EINSUM_PLATFORMS = ("cpu", "tpu")
 
 def buffer_ffn_reference(x_ERD, gate_EDF, up_EDF, down_EFD, *, activation: Activation):
   """The same as `buffer_ffn`, as batched matmuls that accumulate in at least float32."""
-  up_ERF = _matmul("erd,edf->erf", x_ERD, up_EDF)
-  pre = (up_ERF,) if gate_EDF is None else (_matmul("erd,edf->erf", x_ERD, gate_EDF), up_ERF)
-  return _matmul("erf,efd->erd", activations.hidden(activation, pre), down_EFD)
+  kept = jnp.float32 if x_ERD.dtype == jnp.float16 else x_ERD.dtype  # of an infinite pre-activation NaN would come
+  pre = [_matmul("erd,edf->erf", x_ERD, w_EDF, kept) for w_EDF in (gate_EDF, up_EDF) if w_EDF is not None]
+  return _matmul("erf,efd->erd", activations.hidden(activation, pre).astype(x_ERD.dtype), down_EFD, x_ERD.dtype)
 
 
 def buffer_ffn(
@@ -59,5 +59,5 @@ def buffer_ffn(
   return y_ND.reshape(E, R, D)
 
 
-def _matmul(letters: str, x, w):
-  return jnp.einsum(letters, x, w, preferred_element_type=dtypes.accumulator(x.dtype)).astype(x.dtype)
+def _matmul(letters: str, x, w, dtype):
+  return jnp.einsum(letters, x, w, preferred_element_type=dtypes.accumulator(x.dtype)).astype(dtype)

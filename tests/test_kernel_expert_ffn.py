@@ -13,6 +13,7 @@ from jax import lax
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
+from jaxmoe.kernels.buffer_ffn import buffer_ffn
 from jaxmoe.kernels.expert_ffn import expert_ffn, expert_ffn_reference
 
 IMPLEMENTATIONS = ["cpu_tiles", "ragged"]
@@ -196,6 +197,24 @@ def test_sums_that_float16_cannot_hold(activation, gated, implementation):
   weights = (up_EDF, up_EDF / 4096, down_EFD) if gated else (None, up_EDF, down_EFD)
   with np.errstate(over="ignore"):  # of the oracle's exponentials, which then divide
     check_against_oracle(implementation, activation, (x_ND, weights, jnp.array([1, 2]), x_ND), "float16")
+
+
+@pytest.mark.parametrize("activation,gated", KINDS)
+def test_buffers_whose_sums_float16_cannot_hold(activation, gated):
+  """Batched matmuls too activate sums before float16 makes them infinite; 96 cubed is infinite there as well."""
+  E, R = 2, 3
+  x_ERD, dy_ERD, down_EFD = (jnp.ones(shape, "float16") for shape in ((E, R, 8), (E, R, 8), (E, 16, 8)))
+  up_EDF = jnp.broadcast_to(jnp.array([-480000.0, 96.0])[:, None, None] / 8, (E, 8, 16)).astype("float16")
+  weights = (up_EDF, up_EDF / 4096, down_EFD) if gated else (None, up_EDF, down_EFD)
+  run = functools.partial(buffer_ffn, activation=activation, implementation="einsum")
+  y_ERD, pull = jax.vjp(run, x_ERD, *weights)
+  rows = [array.reshape(E * R, 8) for array in (x_ERD, dy_ERD)]
+  with np.errstate(over="ignore"):  # of the oracle's exponentials, which then divide
+    want = oracle.expert_ffn(rows[0], *weights, [R] * E, activation)
+    wanted = oracle.expert_ffn_gradients(rows[0], *weights, [R] * E, activation, rows[1])
+  for mine, other in zip((y_ERD, *pull(dy_ERD)), (want, *wanted), strict=True):
+    if mine is not None:
+      oracle.assert_close(mine.reshape(other.shape), other, "float16", factor=3, floor=1e-8)
 
 
 def test_lowering_for_tpu_uses_its_ragged_matmul():
