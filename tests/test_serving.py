@@ -62,6 +62,16 @@ def test_prefill_then_decode_equals_reference(name):
     np.testing.assert_allclose(np.asarray(logits), _at(expected, position), atol=2e-5)
 
 
+def test_float64_decodes_at_lengths_of_32_bits():
+  d = tiny.deployment(Strategy(), "float64", kind="prefill")
+  with jax.enable_x64(True):
+    model = shard_model(d, build_mesh(d.strategy))
+    parameters, tokens = model.init(), _tokens(d)
+    _, cache, _ = make_prefill(model)(parameters, tokens, LENGTHS)
+    logits, _, _ = make_decode(model)(parameters, cache, tokens[np.arange(16), LENGTHS][:, None], LENGTHS)
+    np.testing.assert_allclose(np.asarray(logits), _at(_expected(d, parameters, tokens), LENGTHS), atol=1e-12)
+
+
 @pytest.mark.parametrize("S,M", [(1, 2), (2, 1), (4, 3)])
 def test_what_idle_ticks_keep_is_overwritten_or_equal(S, M):
   """Each stage adds one and keeps what came in, at every tick: in the end every microbatch's place holds its own."""

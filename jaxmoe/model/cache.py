@@ -55,8 +55,8 @@ class Cache:
 
     def write_one(b, cache):
       def write(x, new_LBGK1):
-        one = lax.dynamic_slice_in_dim(new_LBGK1, b, 1, axis=1)
-        x = lax.dynamic_update_slice(x, one, (0, start + b, 0, 0, positions_B[b]))
+        one, sequence = lax.dynamic_slice_in_dim(new_LBGK1, b, 1, axis=1), start + b
+        x = lax.dynamic_update_slice(x, one, (0, sequence, 0, 0, positions_B[b].astype(sequence.dtype)))
         return with_layout_constraint(x, _IN_ORDER)
 
       return jax.tree.map(write, cache, news)
