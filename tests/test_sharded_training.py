@@ -1,6 +1,8 @@
 """Sharded loss and gradients against the single-device reference, over meshes, foldings, transports and schedules."""
 
 import dataclasses
+import math
+import types
 
 import jax
 import numpy as np
@@ -11,7 +13,8 @@ import tiny
 from jaxmoe.meshes.build import build_mesh
 from jaxmoe.meshes.strategy import Strategy
 from jaxmoe.model.sharded import shard_model
-from jaxmoe.train.check import agreement_with_reference
+from jaxmoe.report.demo import Outcome
+from jaxmoe.train.check import Agreement, agreement_with_reference, gradient_difference
 from jaxmoe.train.step import abstract_optimizer, init_optimizer, loss_and_gradient, make_train_step
 
 FOLDED = {"heads_over": ("expert",)}
@@ -59,6 +62,23 @@ def test_float32_equals_reference(name):
   found = agreement_with_reference(tiny.deployment(strategy, "float32", SIZES.get(name), **job))
   assert found.loss < 1e-6
   assert found.gradient < 1e-5
+
+
+@pytest.mark.parametrize("name", ["first", "last"])
+def test_a_gradient_that_is_nan_never_agrees(name):
+  wanted = {"first": np.ones(3), "last": np.ones(3)}
+  assert math.isnan(gradient_difference({**wanted, name: np.array([1, np.nan, 1])}, wanted))
+  for found in (Agreement(0.0, math.nan, 0.0), Agreement(math.nan, 0.0, 0.0)):
+    run = types.SimpleNamespace(
+      training=types.SimpleNamespace(agreement={"float32": found}), tolerance={"float32": 1.0}
+    )
+    assert not Outcome.right.fget(run)
+
+
+def test_a_router_that_moves_no_loss_agrees():
+  """One expert a token, its gate scaled to one, and no balance loss: the router's gradient is zero but for rounding."""
+  sizes = {"experts_per_token": 1, "aux_loss_coef": 0.0}
+  assert agreement_with_reference(tiny.deployment(Strategy(), "float64", sizes)).gradient < 1e-10
 
 
 def test_all_tokens_to_one_expert_are_dropped_beyond_its_capacity():

@@ -31,7 +31,7 @@ class Outcome:
   def right(self) -> bool:
     """Sharded loss and gradients equal the reference's."""
     found = self.training.agreement
-    return all(max(found[dtype].loss, found[dtype].gradient) <= limit for dtype, limit in self.tolerance.items())
+    return all(found[t].loss <= limit and found[t].gradient <= limit for t, limit in self.tolerance.items())
 
   @property
   def learns(self) -> bool:

@@ -20,7 +20,7 @@ class Agreement:
 
   Attributes:
     loss: relative.
-    gradient: of any entry, relative to its tensor's largest entry.
+    gradient: of any entry, relative to its tensor's largest entry; NaN if one is.
     drop_rate: share of choices that both dropped.
   """
 
@@ -47,14 +47,21 @@ def _agreement(d: Deployment, seed: int) -> Agreement:
     return reference.loss(d.model, parameters, tokens_BS, targets_BS, group_tokens=d.dispatch_tokens, capacity=capacity)
 
   expected_loss, expected = jax.jit(jax.value_and_grad(loss))(plain)
-  differences = jax.tree.map(_difference, nnx.to_pure_dict(gradients), expected)
   return Agreement(
     loss=abs(float(metrics.loss) / float(expected_loss) - 1),
-    gradient=max(jax.tree.leaves(differences)),
+    gradient=gradient_difference(nnx.to_pure_dict(gradients), expected),
     drop_rate=float(metrics.drop_rate),
   )
 
 
-def _difference(got, expected) -> float:
-  got, expected = np.asarray(got), np.asarray(expected)
-  return float(np.abs(got - expected).max() / np.abs(expected).max())
+def gradient_difference(got, expected) -> float:
+  """The greatest of any tensor; one that is zero but for rounding is taken relative to the largest entry of all."""
+  pairs = list(zip(*(map(np.asarray, jax.tree.leaves(tree)) for tree in (got, expected)), strict=True))
+  largest = max(np.abs(wanted).max() for _, wanted in pairs)
+  rounding = 1000 * np.finfo(largest.dtype).eps * largest
+
+  def difference(mine, wanted):
+    own = np.abs(wanted).max()
+    return np.abs(mine - wanted).max() / (own if own > rounding else largest)
+
+  return float(np.max([difference(*pair) for pair in pairs]))  # unlike Python's, numpy's is NaN if one is
