@@ -24,6 +24,9 @@ STRATEGIES = {
   "one device": Strategy(),
   "stage x expert x tensor": Strategy(stage=2, expert=2, tensor=2),
   "heads over expert": Strategy(stage=2, expert=4, heads_over=("expert",)),
+  "whole experts, heads over expert alone": Strategy(
+    expert=4, heads_over=("expert",), experts_over=("expert", "tensor")
+  ),
   "whole experts": Strategy(data=2, expert=2, tensor=2, experts_over=("expert", "tensor")),
 }
 LENGTHS = np.array([3, 7, 12, 8] * 4, np.int32)

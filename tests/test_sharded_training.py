@@ -30,6 +30,7 @@ CASES = {
   "heads over expert and tensor": (Strategy(data=2, expert=2, tensor=2, **BOTH), {}),
   "whole experts": (Strategy(stage=2, expert=2, tensor=2, **WHOLE), {}),
   "whole experts, heads over both": (Strategy(data=2, expert=2, tensor=2, **BOTH, **WHOLE), {"remat": "full"}),
+  "whole experts, heads over expert alone": (Strategy(data=2, stage=2, expert=2, **FOLDED, **WHOLE), {}),
   "dense transport": (Strategy(stage=2, expert=2, tensor=2), {"transport": "dense", "remat": "full"}),
   "dense transport, folded": (Strategy(expert=4, data=2, **FOLDED), {"transport": "dense"}),
   "gather transport": (Strategy(stage=2, expert=2, tensor=2), {"transport": "gather", "remat": "full"}),

@@ -7,6 +7,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxmoe.config.deployment import Deployment
+from jaxmoe.meshes.axes import EXPERT, TENSOR
 from jaxmoe.meshes.build import spec
 from jaxmoe.model.transformer import Transformer
 
@@ -56,6 +57,7 @@ class ShardedModel:
 
 def shard_model(deployment: Deployment, mesh: Mesh) -> ShardedModel:
   """The sharded model by shape alone: nothing is allocated."""
+  deployment = _with_experts_over_split_axes(deployment)
   with jax.set_mesh(mesh):
     graph, state = nnx.split(nnx.eval_shape(lambda: Transformer(deployment, rngs=nnx.Rngs(params=jax.random.key(0)))))
   abstract = jax.tree.map(
@@ -64,3 +66,13 @@ def shard_model(deployment: Deployment, mesh: Mesh) -> ShardedModel:
     nnx.get_partition_spec(state),
   )
   return ShardedModel(deployment, mesh, graph, abstract)
+
+
+def _with_experts_over_split_axes(d: Deployment) -> Deployment:
+  """The same without `tensor` under experts where it splits no heads, and so is one device.
+
+  What lies over an axis varies over it by its type, and no sum over heads would take that away again.
+  """
+  if TENSOR in d.strategy.heads_over or TENSOR not in d.strategy.experts_over:
+    return d
+  return dataclasses.replace(d, strategy=dataclasses.replace(d.strategy, experts_over=(EXPERT,)))
