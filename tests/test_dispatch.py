@@ -1,12 +1,16 @@
 """Slots of expert buffers, blocks of queries, and the statistics of balance, against loops."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
+from jax.sharding import PartitionSpec
 
+from jaxmoe.meshes.build import build_mesh
 from jaxmoe.model.attention import QUERY_BLOCK, causal_attention, query_blocks
 from jaxmoe.model.balance import balance_loss, balance_statistics
-from jaxmoe.model.dispatch import assign_slots
+from jaxmoe.model.dispatch import assign_slots, dense_all_gather
 from jaxmoe.model.reference import kept_choices
 from jaxmoe.model.router import Routing
 
@@ -70,3 +74,17 @@ def test_balance_by_hand():
   np.testing.assert_allclose(np.asarray(statistics), [1.0, 1.0, 0.0, 2.0, 1.0])
   # share (0, 1), mean probability (0.5, 0.5): 2 * (0 * 0.5 + 1 * 0.5)
   assert float(balance_loss(statistics[None], 2, 1)[0]) == pytest.approx(1.0)
+
+
+def test_dense_adds_nothing_of_experts_that_no_token_chose():
+  """Every other expert's result is beyond float16, which holds the sums of those that were chosen."""
+  d = tiny.deployment(dtype="float16", kind="prefill", transport="dense")
+  x_TD, choices_TX = jnp.ones((3, 4), jnp.float16), jnp.array([[0, 2], [2, 4], [4, 0]])
+  routing = Routing(jnp.full((3, 2), 0.5), choices_TX, jnp.full((3, 8), 0.125))
+
+  def on_device(x_TD):
+    return dense_all_gather(d, lambda x_ETD: x_ETD / (jnp.arange(8)[:, None, None] % 2 == 0), x_TD, routing)[0]
+
+  spec = PartitionSpec(d.strategy.token_axes)
+  y_TD = jax.shard_map(on_device, mesh=build_mesh(d.strategy), in_specs=spec, out_specs=spec)(x_TD)
+  np.testing.assert_array_equal(np.asarray(y_TD), np.asarray(x_TD))

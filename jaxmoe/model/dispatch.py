@@ -46,7 +46,10 @@ def dense_all_gather(deployment: Deployment, experts, x_TD, routing: Routing):
   all_TD = lax.all_gather(x_TD, axes, axis=0, tiled=True)
   local_gate_TE = lax.all_to_all(gate_TE, axes, split_axis=1, concat_axis=0, tiled=True)
   x_ETD = jnp.broadcast_to(all_TD[None], (local_gate_TE.shape[1], *all_TD.shape))
-  y_TD = jnp.sum(experts(x_ETD) * local_gate_TE.T[:, :, None], axis=0)
+  y_ETD, gate_ET1 = experts(x_ETD), local_gate_TE.T[:, :, None]
+  if y_ETD.dtype == jnp.float16:  # an expert that was not chosen may exceed it, and zero times infinity is NaN
+    y_ETD = jnp.where(gate_ET1 == 0, 0, y_ETD)
+  y_TD = jnp.sum(y_ETD * gate_ET1, axis=0)
   kept_TX = jnp.ones_like(routing.choices_TX, dtype=bool)
   return lax.psum_scatter(y_TD, axes, scatter_dimension=0, tiled=True), kept_TX
 
