@@ -6,11 +6,9 @@ begin: if the child ends then, the next one's cases have `alone` set, and it is 
 """
 
 import contextlib
-import ctypes
 import json
 import math
 import queue
-import signal
 import subprocess
 import sys
 import tempfile
@@ -19,17 +17,17 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from jaxmoe.xla.child import end_with_parent
+
 OUT_OF_TIME = {"skipped": "out of time"}
 DEATH_S = 20.0  # a process that the driver holds back is not waited for
-PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 GiveUp = Callable[[int], Iterable[int]]
 
 
 def read_cases() -> list[dict]:
-  """In the child: its cases, each with its `index`. From then on it ends when who started it does, in any way."""
-  if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+  """In the child: its cases, each with its `index`. From then on it ends with who started it."""
+  end_with_parent()
   return json.load(sys.stdin)
 
 

@@ -227,12 +227,12 @@ def _child(folder: pathlib.Path) -> None:
   (folder / "result").write_bytes(pickle.dumps(outcome))
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
   """A parent that is killed ends nobody; Linux then ends us, before we compile for minutes and nobody reads it."""
   if sys.platform == "linux":
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 if __name__ == "__main__":
-  _end_with_parent()
+  end_with_parent()
   _child(pathlib.Path(sys.argv[1]))
