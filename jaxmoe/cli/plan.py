@@ -219,13 +219,13 @@ def _check(question: "Question", *, mtp: bool, runnable: bool) -> None:
 
 def _check_runnable(question: "Question") -> None:
   """Of the model and the dtypes, which no plan changes; plans are made of choices that run."""
-  from jaxmoe.config.features import listed, unusual_dtypes, unusual_functions, unusual_layers
+  from jaxmoe.config.features import cannot_run, unusual, unusual_dtypes
 
   model, precision = question.model, question.job.precision
   parts = {
-    f"model {shown(model.name)}": [*unusual_layers(model), *unusual_functions(model)],
+    f"model {shown(model.name)}": unusual(model),
     f"this {question.job.kind} job": unusual_dtypes(precision),
   }
   for what, lacking in parts.items():
-    if lacking:
-      raise UsageError(f"--runnable: {what} can be planned but not run: it has {listed(lacking)}; leave --runnable out")
+    if why := cannot_run(lacking):
+      raise UsageError(f"--runnable: {what} {why}; leave --runnable out")

@@ -46,6 +46,16 @@ def unusual_dtypes(precision: Precision) -> list[str]:
   return [name for name, present in features.items() if present]
 
 
+def unusual(model: ModelConfig) -> list[str]:
+  """All of a model's."""
+  return [*unusual_layers(model), *unusual_functions(model)]
+
+
+def cannot_run(features: list[str]) -> str:
+  """What is said of whatever has these features; empty if there are none."""
+  return f"can be planned but not run: it has {listed(features)}" if features else ""
+
+
 def listed(features: list[str]) -> str:
   """`a`, `a and b`, `a, b and c`."""
   return " and ".join([", ".join(features[:-1]), features[-1]] if len(features) > 1 else features)

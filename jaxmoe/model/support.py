@@ -1,7 +1,7 @@
 """Which deployments, of those that can be planned, can also be built and run."""
 
 from jaxmoe.config.deployment import Deployment
-from jaxmoe.config.features import listed, unusual_dtypes, unusual_functions, unusual_layers
+from jaxmoe.config.features import cannot_run, unusual, unusual_dtypes
 from jaxmoe.config.model import ModelConfig
 
 
@@ -11,7 +11,7 @@ def check_supported(model: ModelConfig) -> None:
   Raises:
     NotImplementedError: it has features that the runnable model lacks; the message names them all.
   """
-  _refuse(f"model {model.name}", [*unusual_layers(model), *unusual_functions(model)])
+  _refuse(f"model {model.name}", unusual(model))
 
 
 def check_runnable(d: Deployment) -> None:
@@ -35,5 +35,5 @@ def check_runnable(d: Deployment) -> None:
 
 
 def _refuse(what: str, features: list[str]) -> None:
-  if features:
-    raise NotImplementedError(f"{what} can be planned but not run: it has {listed(features)}")
+  if why := cannot_run(features):
+    raise NotImplementedError(f"{what} {why}")

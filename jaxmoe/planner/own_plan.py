@@ -5,7 +5,7 @@ import math
 from typing import Literal, get_args
 
 from jaxmoe.config.deployment import Deployment
-from jaxmoe.config.features import listed, unusual_dtypes, unusual_functions, unusual_layers
+from jaxmoe.config.features import cannot_run, unusual, unusual_dtypes
 from jaxmoe.config.job import Transport
 from jaxmoe.cost.estimate import Estimate, estimate
 from jaxmoe.planner.question import Question
@@ -129,8 +129,7 @@ def _own_plan(document: Estimate, reach: Reach, any_transport: bool) -> OwnPlan:
 
 def _lacking(d: Deployment) -> str:
   """What no plan of the deployment's model in its dtypes can be run for; empty if some may."""
-  features = [*unusual_layers(d.model), *unusual_functions(d.model), *unusual_dtypes(d.job.precision)]
-  return f"can be planned but not run: it has {listed(features)}" if features else ""
+  return cannot_run([*unusual(d.model), *unusual_dtypes(d.job.precision)])
 
 
 def _question(d: Deployment, space: Space) -> Question:
